@@ -1,0 +1,4 @@
+//! Policy.
+/// Bounds.
+#[derive(Debug, Default)]
+pub struct Policy {}

@@ -1,0 +1,78 @@
+//! The runner: executes plans. [`local`] runs them as processes of this machine.
+//!
+//! A run is named by its job's id alone, so that every call can be repeated and a server that starts again finds its runs.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use serde_json::value::RawValue;
+
+use crate::core::{JobId, JobPlan, LogEvent, Observation, ProcessId, RunState};
+
+/// Why the runner did not do as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum RunnerError {
+    /// It never will: the plan cannot be run here. The text tells the caller why.
+    #[error("{0}")]
+    Refused(String),
+    /// It may work later.
+    #[error("the runner is not available: {message}")]
+    Unavailable {
+        /// What was tried.
+        message: String,
+        /// What went wrong.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The runner has no run of this job.
+    #[error("there is no run of job {0}")]
+    NoSuchRun(JobId),
+}
+
+/// Everything that a run is made from.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    /// Whose run.
+    pub job_id: JobId,
+    /// The process, for `PYGEOAPI_PROCESS_ID`.
+    pub process_id: ProcessId,
+    /// The plan, with nothing masked.
+    pub plan: Arc<JobPlan>,
+    /// The inputs as a JSON object, without consumed ones; absent when the request had none.
+    pub inputs: Option<Arc<RawValue>>,
+    /// `VESPIARY_RESULT_NONCE` for the containers of a plan that asks for one.
+    pub nonce: Option<String>,
+}
+
+/// The trait of both runners.
+#[async_trait]
+pub trait Runner: Send + Sync {
+    /// `local` or `kubernetes`.
+    fn name(&self) -> &'static str;
+
+    /// Whether this plan can be run here at all; a refusal says what is missing.
+    fn check(&self, plan: &JobPlan) -> Result<(), RunnerError>;
+
+    /// Starts a run. A run of this job that is already there is success.
+    async fn launch(&self, launch: &Launch) -> Result<(), RunnerError>;
+
+    /// Stops a run, if there is one that has not ended; its end is observed as any other's. Repeating it is fine.
+    async fn cancel(&self, job_id: JobId) -> Result<(), RunnerError>;
+
+    /// The level-triggered stream of observations. It never ends; trouble is retried inside and followed by a list.
+    fn observations(&self) -> BoxStream<'static, Observation>;
+
+    /// The state of one run now; `None` when there is none.
+    async fn state(&self, job_id: JobId) -> Result<Option<RunState>, RunnerError>;
+
+    /// The log from its beginning, containers in the order of the plan. With `follow` it ends when the run does; without, at what is
+    /// there now.
+    async fn logs(&self, job_id: JobId, follow: bool) -> Result<BoxStream<'static, Result<LogEvent, RunnerError>>, RunnerError>;
+
+    /// Lets everything of a run go. Its log is captured by now. A run that is not there is success.
+    async fn release(&self, job_id: JobId) -> Result<(), RunnerError>;
+
+    /// Whether runs can be started and seen now; for readiness.
+    async fn ready(&self) -> Result<(), RunnerError>;
+}

@@ -1,0 +1,121 @@
+//! The database: every job, its events and outputs, every process and the processors' bytes.
+//!
+//! [`JobStore`] is what the use cases see; [`sqlite`] is the embedded implementation. A write is durable when its call
+//! returns, conditional writes decide races, and nothing here knows what a runner, an archive or a processor is.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::broadcast;
+
+use crate::core::job::{Inserted, Transition, UnfinishedJob};
+use crate::core::{
+    Digest, FinalRecord, Job, JobDetail, JobFilter, JobId, JobPage, NewJob, OutputRecord, PageKey, ProcessId, Timestamp,
+};
+
+/// Why the database did not do as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Too many writes wait already; nothing was written.
+    #[error("too many writes wait for the database")]
+    Overloaded,
+    /// The database cannot be reached, is full or read-only; nothing was written. It may work again.
+    #[error("the database is not available")]
+    Unavailable(#[source] sqlx::Error),
+    /// The call took longer than its deadline. Whether it took place is not known; every call can be repeated.
+    #[error("the database did not answer within {0} s")]
+    Timeout(u64),
+    /// A row does not hold what it must.
+    #[error("{what} in the database is not readable")]
+    Corrupt {
+        /// Which column of which table.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The schema could not be brought up to date.
+    #[error("the database's schema could not be brought up to date")]
+    Migration(#[source] sqlx::migrate::MigrateError),
+    /// A statement failed for a reason that is a fault of ours.
+    #[error("a statement failed")]
+    Statement(#[source] sqlx::Error),
+}
+
+/// A process that is or was offered, for `process_history`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessRow {
+    /// The process's id.
+    pub id: ProcessId,
+    /// Its version.
+    pub version: String,
+    /// The processor behind it.
+    pub digest: Digest,
+    /// `config`, `folder` or `http`.
+    pub source: &'static str,
+    /// SHA-256 of its configuration, in hexadecimal; the configuration itself may hold secrets.
+    pub config_sha256: String,
+}
+
+/// The trait of both databases. Every method has a deadline of its own.
+#[async_trait]
+pub trait JobStore: Send + Sync {
+    /// Writes a job as accepted, with its first event. One transaction.
+    async fn insert(&self, job: NewJob) -> Result<Inserted, StoreError>;
+
+    /// What clients see of a job. Removed ones are answered too.
+    async fn job(&self, id: JobId) -> Result<Option<Job>, StoreError>;
+
+    /// All that is kept of a job.
+    async fn detail(&self, id: JobId) -> Result<Option<JobDetail>, StoreError>;
+
+    /// A page of at most `limit` jobs behind `after`, newest first, removed ones left out. It reads a bounded number of rows
+    /// whatever the filter: a page may be short and still have a `next`.
+    async fn list(&self, filter: &JobFilter, after: Option<PageKey>, limit: u32) -> Result<JobPage, StoreError>;
+
+    /// The outputs of a job in the order they were stored.
+    async fn outputs(&self, id: JobId) -> Result<Vec<OutputRecord>, StoreError>;
+
+    /// A conditional change of status with its event. Answers the job as it stands afterwards and whether this call changed it;
+    /// `None` for an unknown job.
+    async fn transition(&self, change: Transition) -> Result<Option<(Job, bool)>, StoreError>;
+
+    /// Sets progress (0 to 100) and message of a job that has not ended; otherwise does nothing. Absent values are kept.
+    async fn report(&self, id: JobId, progress: Option<u8>, message: Option<String>, at: Timestamp) -> Result<(), StoreError>;
+
+    /// Writes the final record: status (unless already final), exit, receipt, outputs and event, in one transaction. Doing it again
+    /// changes nothing. Answers the job as it stands afterwards; `None` for an unknown job.
+    async fn finish(&self, record: FinalRecord) -> Result<Option<Job>, StoreError>;
+
+    /// Marks a final job as removed and deletes its outputs' rows. Answers the archive keys that nobody needs any more (log and
+    /// archived outputs); `None` for an unknown job or one that has not ended.
+    async fn remove(&self, id: JobId, at: Timestamp) -> Result<Option<Vec<String>>, StoreError>;
+
+    /// Claims the work on a job until `until`. False when another owner's claim has not expired at `now`. The same owner may
+    /// claim again.
+    async fn claim(&self, id: JobId, owner: &str, now: Timestamp, until: Timestamp) -> Result<bool, StoreError>;
+
+    /// Gives up a claim of this owner, if it still has it.
+    async fn unclaim(&self, id: JobId, owner: &str) -> Result<(), StoreError>;
+
+    /// Jobs that have not ended and last changed before `before`, in the order of their ids, behind `after`.
+    async fn unfinished(&self, before: Timestamp, after: Option<JobId>, limit: u32) -> Result<Vec<UnfinishedJob>, StoreError>;
+
+    /// Those of `ids` that have a receipt and a final status: their runs can be released.
+    async fn finalized(&self, ids: &[JobId]) -> Result<Vec<JobId>, StoreError>;
+
+    /// Keeps a processor's bytes by digest; known ones are left as they are.
+    async fn put_processor(&self, digest: Digest, bytes: Bytes) -> Result<(), StoreError>;
+
+    /// A processor's bytes.
+    async fn processor(&self, digest: Digest) -> Result<Option<Bytes>, StoreError>;
+
+    /// Brings `process_history` up to date: opens a row for each process that was not offered in this form, closes those that are no
+    /// longer offered.
+    async fn record_processes(&self, offered: &[ProcessRow], at: Timestamp) -> Result<(), StoreError>;
+
+    /// Ids of jobs whose row changed, after each commit. A receiver that lags must read what it waits for.
+    fn changes(&self) -> broadcast::Receiver<JobId>;
+
+    /// Whether a write would succeed now; for readiness.
+    async fn ready(&self) -> Result<(), StoreError>;
+}
