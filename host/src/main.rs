@@ -1,1 +1,7 @@
-fn main() {}
+//! The `vespiary` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vespiary::cli::main()
+}

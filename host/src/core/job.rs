@@ -82,6 +82,10 @@ pub struct StoredRequest {
     pub outputs: OutputSelection,
     /// `response` of the request.
     pub response: ResponseMode,
+    /// The outputs that the process declared then, as in its description: a result is checked against these, whatever
+    /// became of the process since.
+    #[serde(default)]
+    pub declared: Value,
 }
 
 /// The answer to [`NewJob`]'s insertion.

@@ -1,0 +1,49 @@
+# Two commands matter: `make demo` and `make test`. Both set up what they need.
+
+PROCESSORS := hello-world generic-image echo
+GUESTS     := $(PROCESSORS) misbehaving
+WASM       := target/wasm32-wasip2/plugin
+CARGO      := cargo
+
+.PHONY: demo test run lint fmt bench plugins release toolchain clean
+
+demo: target/debug/plugins.stamp  ## build, start a server, drop a processor in, run it, show everything
+	$(CARGO) build --bin vespiary
+	sh tests/demo.sh target/debug/vespiary $(WASM)/hello-world.wasm
+
+test: lint target/debug/plugins.stamp  ## everything that must hold, without network and without root
+	$(CARGO) build --workspace --all-targets --features vespiary/failpoints
+	$(CARGO) test --workspace --features vespiary/failpoints
+
+run: release  ## a server on 127.0.0.1:8080 with its data in ./vespiary-data
+	target/release/vespiary serve
+
+lint: toolchain  ## format and lints
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --features vespiary/failpoints -- -D warnings
+
+fmt: toolchain
+	$(CARGO) fmt --all
+
+bench: release  ## ratios against bare loops in the same run
+	$(CARGO) build --release -p vespiary-tests --bin bench
+	target/release/bench
+
+release: target/release/plugins.stamp
+	$(CARGO) build --release --bin vespiary
+
+plugins: target/debug/plugins.stamp
+
+# Cargo decides whether anything is to be built; the copies are what the program finds beside itself.
+target/%/plugins.stamp: toolchain
+	$(CARGO) build --target wasm32-wasip2 --profile plugin $(addprefix -p ,$(GUESTS))
+	mkdir -p target/$*/plugins
+	for name in $(PROCESSORS); do cmp -s $(WASM)/$$name.wasm target/$*/plugins/$$name.wasm || cp $(WASM)/$$name.wasm target/$*/plugins/; done
+
+toolchain:
+	@rustup show active-toolchain >/dev/null 2>&1 || rustup toolchain install
+	@rustup target list --installed | grep -qx wasm32-wasip2 || rustup target add wasm32-wasip2
+	@rustup component list --installed | grep -q '^clippy' || rustup component add clippy rustfmt
+
+clean:
+	$(CARGO) clean

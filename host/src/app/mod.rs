@@ -1,0 +1,188 @@
+//! The composition root: builds every part from the configuration, runs them, stops them in order.
+
+mod data_dir;
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use self::data_dir::DataDir;
+use crate::api::{self, ApiState};
+use crate::archive::directory::DirectoryArchive;
+use crate::config::{Config, Plugins};
+use crate::core::Policy;
+use crate::core::access::TokenTable;
+use crate::finalizer::{Finalizer, Limits};
+use crate::jobs::{Jobs, Parts, Sources};
+use crate::processor::{ProcessorHost, Registry};
+use crate::runner::Runner;
+use crate::runner::local::LocalRunner;
+use crate::store::sqlite::SqliteStore;
+
+/// How long work that is under way at a stop may take.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// Why the server cannot start. The text says what to do; the causes follow.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The data folder cannot be used.
+    #[error("cannot use the data folder {}: {what}", path.display())]
+    DataDir {
+        /// Which folder.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another server has it.
+    #[error("another server uses the data folder {}: stop it, or choose another folder with --data", .0.display())]
+    InUse(PathBuf),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: choose another with --listen (port 0 takes a free one)")]
+    Listen {
+        /// The address.
+        address: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A part could not be started.
+    #[error("cannot start the {part}")]
+    Part {
+        /// Which one.
+        part: &'static str,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The server stopped by itself.
+    #[error("the server stopped")]
+    Server(#[source] std::io::Error),
+}
+
+fn part<E: std::error::Error + Send + Sync + 'static>(part: &'static str) -> impl FnOnce(E) -> AppError {
+    move |source| AppError::Part { part, source: Box::new(source) }
+}
+
+/// A server that is built and bound, and not running yet.
+pub struct App {
+    address: SocketAddr,
+    listener: TcpListener,
+    server: api::Settings,
+    state: ApiState,
+    jobs: Arc<Jobs>,
+    sources: Sources,
+    finalizer: Finalizer,
+    runner: Arc<LocalRunner>,
+    store: Arc<SqliteStore>,
+    stop: CancellationToken,
+    token: Option<String>,
+    // Held to the end: it is what keeps a second server out.
+    data: DataDir,
+}
+
+impl App {
+    /// Builds every part. When it returns, the port is bound and the processes that the configuration and the folder name are offered.
+    pub async fn build(config: Config) -> Result<Self, AppError> {
+        let plugins_folder = config.plugins_folder();
+        let database = config.database();
+        let Config { data_dir, server, access, processes, plugins, processor, policy, jobs, store, runner, telemetry: _ } = config;
+        let Plugins { folder: _, poll_ms, shipped } = plugins;
+        let stop = CancellationToken::new();
+
+        let data = DataDir::open(data_dir)?;
+        data.create(&plugins_folder)?;
+        let (table, token) = data.token_table(&access)?;
+        let table = Arc::new(table);
+        let verify = Arc::clone(&table);
+        let policy = Policy::new(&policy).map_err(|wrong| AppError::Part { part: "policy", source: wrong.join("; ").into() })?;
+        let store = SqliteStore::open(&database, &store).await.map_err(part("database"))?;
+        let archive = DirectoryArchive::open(data.folder("archive")?).await.map_err(part("archive"))?;
+        let program = std::env::current_exe().map_err(part("local runner"))?;
+        let runner = Arc::new(LocalRunner::open(runner, data.path(), program).await.map_err(part("local runner"))?);
+        let host = ProcessorHost::new(&processor, &data.folder("compiled")?, Arc::new(move |token: &str| verify.may_execute(token)))
+            .map_err(part("plugin host"))?;
+        let registry = Arc::new(Registry::new(host));
+        let limits = Limits {
+            concurrency: usize::try_from(jobs.finish_concurrency).unwrap_or(1),
+            longest_pause: Duration::from_secs(u64::from(jobs.retry_max_seconds.max(1))),
+        };
+        let jobs = Jobs::new(Parts {
+            store: Arc::clone(&store) as _,
+            archive: Arc::new(archive),
+            runner: Arc::clone(&runner) as _,
+            registry,
+            policy,
+            spool_dir: data.folder("spool")?,
+            settings: jobs,
+        });
+        let poll = Duration::from_millis(u64::from(poll_ms.max(20)));
+        let mut sources = Sources::new(processes, shipped_folders(shipped), Some(plugins_folder), poll);
+        let desired = sources.changed().await;
+        jobs.deploy(&desired).await.map_err(part("processes"))?;
+
+        let listener = TcpListener::bind(&server.listen)
+            .await
+            .map_err(|source| AppError::Listen { address: server.listen.clone(), source })?;
+        let address = listener.local_addr().map_err(AppError::Server)?;
+        let state = ApiState::new(Arc::clone(&jobs), &server, table);
+        let finalizer = Finalizer::new(Arc::clone(&jobs), limits, stop.clone());
+        Ok(Self { address, listener, server, state, jobs, sources, finalizer, runner, store, stop, token, data })
+    }
+
+    /// The URL under which this machine reaches the server.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Runs until `shutdown` ends, then lets requests and records that are under way finish.
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), AppError> {
+        let Self { address: _, listener, server, state, jobs, sources, finalizer, runner, store, stop, token: _, data } = self;
+        let observing = tokio::spawn(finalizer.run(runner.observations(), DRAIN));
+        let deploying = tokio::spawn(Arc::clone(&jobs).follow_sources(sources));
+        let served = api::serve(listener, state, &server, shutdown).await;
+        deploying.abort();
+        jobs.drain(DRAIN).await;
+        stop.cancel();
+        if observing.await.is_err() {
+            tracing::error!("the finalizer did not end as it should; the next start repairs what it left");
+        }
+        drop(jobs);
+        store.shutdown().await;
+        drop(data);
+        served.map_err(AppError::Server)
+    }
+
+    /// Prints the URL, on a line of its own and first, and the token if one was made just now.
+    pub fn announce(&self, out: &mut dyn std::io::Write) -> std::io::Result<()> {
+        writeln!(out, "{}", self.url())?;
+        if let Some(token) = &self.token {
+            writeln!(out, "token {token}")?;
+            writeln!(out, "(shown once; its hash is in {})", self.data.token_file().display())?;
+        }
+        out.flush()
+    }
+}
+
+/// Where the shipped processors may be: as configured, or beside the program.
+pub fn shipped_folders(configured: Option<PathBuf>) -> Vec<PathBuf> {
+    if let Some(folder) = configured {
+        return vec![folder];
+    }
+    let program = std::env::current_exe().unwrap_or_default();
+    let beside = program.parent().map(PathBuf::from).unwrap_or_default();
+    vec![beside.join("plugins"), beside.join("../share/vespiary/plugins")]
+}
+
+/// Writes one line to standard error: for those who start the server by hand.
+pub fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}

@@ -1,0 +1,222 @@
+//! Reading the configuration: file, then variables, then the command line; checked as a whole.
+
+use std::path::{Path, PathBuf};
+
+use schemars::generate::SchemaSettings;
+use serde_json::{Map, Value, json};
+
+use super::{Config, original};
+
+/// Variables that are not keys of the configuration: they speak to the command line or to tests.
+const OTHER_VARIABLES: [&str; 3] = ["VESPIARY_CONFIG", "VESPIARY_URL", "VESPIARY_TOKEN"];
+
+/// Why there is no configuration to start with.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration file {}", path.display())]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not YAML.
+    #[error("{} is not YAML: {reason}", path.display())]
+    NotYaml {
+        /// Which file.
+        path: PathBuf,
+        /// Where and why.
+        reason: String,
+    },
+    /// Everything that is wrong with it.
+    #[error("the configuration is not valid:\n{}", .0.iter().map(|one| format!("  - {one}")).collect::<Vec<_>>().join("\n"))]
+    Invalid(Vec<String>),
+}
+
+/// What the command line says; it wins over the file and the variables.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// `--listen`.
+    pub listen: Option<String>,
+    /// `--data`.
+    pub data_dir: Option<PathBuf>,
+    /// `--plugins`.
+    pub plugins: Option<PathBuf>,
+}
+
+/// Reads file and variables. The second part of the answer is worth a line in the log each.
+pub fn load(file: Option<&Path>, env: &[(String, String)], overrides: &Overrides) -> Result<(Config, Vec<String>), ConfigError> {
+    let mut document = match file {
+        Some(path) => read(path)?,
+        None => Map::new(),
+    };
+    let schema = schema();
+    let (mut wrong, mut notes) = (Vec::new(), Vec::new());
+    original::apply(&mut document, env, &mut wrong, &mut notes);
+    for (name, value) in env {
+        if let Some(key) = name.strip_prefix("VESPIARY_")
+            && !OTHER_VARIABLES.contains(&name.as_str())
+            && !name.starts_with("VESPIARY_TEST_")
+        {
+            set_variable(&mut document, &schema, name, &key.to_ascii_lowercase(), value, &mut wrong);
+        }
+    }
+    let text = |path: &PathBuf| Value::from(path.to_string_lossy().into_owned());
+    if let Some(listen) = &overrides.listen {
+        set(&mut document, "server", "listen", Value::from(listen.as_str()));
+    }
+    if let Some(folder) = &overrides.plugins {
+        set(&mut document, "plugins", "folder", text(folder));
+    }
+    if let Some(folder) = &overrides.data_dir {
+        document.insert("data_dir".to_owned(), text(folder));
+    }
+    let document = Value::Object(document);
+    match jsonschema::validator_for(&schema) {
+        Ok(validator) => wrong.extend(validator.iter_errors(&document).map(|error| describe(&error))),
+        Err(fault) => wrong.push(format!("the configuration cannot be checked: {fault}")),
+    }
+    if !wrong.is_empty() {
+        return Err(ConfigError::Invalid(wrong));
+    }
+    let config: Config = serde_json::from_value(document).map_err(|error| ConfigError::Invalid(vec![error.to_string()]))?;
+    let wrong = config.violations();
+    if wrong.is_empty() { Ok((config, notes)) } else { Err(ConfigError::Invalid(wrong)) }
+}
+
+fn read(path: &Path) -> Result<Map<String, Value>, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+    let not_yaml = |reason: String| ConfigError::NotYaml { path: path.to_owned(), reason };
+    if text.trim().is_empty() {
+        return Ok(Map::new());
+    }
+    match serde_saphyr::from_str::<Value>(&text).map_err(|error| not_yaml(error.to_string()))? {
+        Value::Object(document) => Ok(document),
+        Value::Null => Ok(Map::new()),
+        _ => Err(not_yaml("the document must be a mapping of sections".to_owned())),
+    }
+}
+
+/// The schema of [`Config`], without references, so that a variable's type can be looked up in it.
+fn schema() -> Value {
+    let generator = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true).into_generator();
+    serde_json::to_value(generator.into_root_schema_for::<Config>()).unwrap_or_default()
+}
+
+fn describe(error: &jsonschema::ValidationError<'_>) -> String {
+    let place = error.instance_path().to_string();
+    let place = if place.is_empty() { "the document".to_owned() } else { place.trim_start_matches('/').replace('/', ".") };
+    // The value itself may be a secret: only its place is told.
+    format!("{place}: {}", error.masked_with("the value"))
+}
+
+fn set(document: &mut Map<String, Value>, section: &str, key: &str, value: Value) {
+    if let Some(section) = document.entry(section).or_insert_with(|| json!({})).as_object_mut() {
+        section.insert(key.to_owned(), value);
+    }
+}
+
+/// Finds the key that `VESPIARY_<name>` names and sets it.
+fn set_variable(document: &mut Map<String, Value>, schema: &Value, variable: &str, name: &str, text: &str, wrong: &mut Vec<String>) {
+    let Some(sections) = schema.pointer("/properties").and_then(Value::as_object) else { return };
+    if let Some(kind) = sections.get(name) {
+        match typed(kind, text) {
+            Ok(value) => {
+                document.insert(name.to_owned(), value);
+            }
+            Err(reason) => wrong.push(format!("{variable}: {reason}")),
+        }
+        return;
+    }
+    for (section, kind) in sections {
+        let Some(key) = name.strip_prefix(section.as_str()).and_then(|rest| rest.strip_prefix('_')) else { continue };
+        if let Some(kind) = kind.get("properties").and_then(|properties| properties.get(key)) {
+            match typed(kind, text) {
+                Ok(value) => set(document, section, key, value),
+                Err(reason) => wrong.push(format!("{variable}: {reason}")),
+            }
+            return;
+        }
+    }
+    wrong.push(format!("{variable} names no key of the configuration"));
+}
+
+/// The value that a variable's text means where this type is expected: text where text may stand, YAML elsewhere.
+fn typed(kind: &Value, text: &str) -> Result<Value, String> {
+    let may_be_text = |kind: &Value| match kind.get("type") {
+        Some(Value::String(name)) => name == "string",
+        Some(Value::Array(names)) => names.iter().any(|name| name == "string"),
+        _ => kind.get("enum").is_some() || kind.get("const").is_some(),
+    };
+    let alternatives = ["anyOf", "oneOf"].iter().filter_map(|key| kind.get(*key)?.as_array()).flatten();
+    if may_be_text(kind) || alternatives.into_iter().any(may_be_text) {
+        return Ok(Value::from(text));
+    }
+    serde_saphyr::from_str(text).map_err(|error| format!("not a value in YAML: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn wrong(file: &str, variables: &[(&str, &str)]) -> Vec<String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("c.yaml");
+        std::fs::write(&path, file).unwrap();
+        match load(Some(&path), &env(variables), &Overrides::default()) {
+            Err(ConfigError::Invalid(wrong)) => wrong,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn nothing_at_all_is_a_configuration() {
+        let (config, notes) = load(None, &[], &Overrides::default()).unwrap();
+        assert_eq!(config.database(), PathBuf::from("vespiary-data/vespiary.db"));
+        assert!(notes.is_empty());
+    }
+
+    #[test]
+    fn all_violations_are_told_at_once() {
+        let wrong = wrong("server: {listn: 1}\njobs: {finish_concurrency: many}\nnonsense: 1\n", &[("VESPIARY_JOBS_NONSENSE", "1")]);
+        let all = wrong.join("\n");
+        for word in ["listn", "jobs.finish_concurrency", "nonsense", "VESPIARY_JOBS_NONSENSE"] {
+            assert!(all.contains(word), "{word} in {all}");
+        }
+    }
+
+    #[test]
+    fn variables_win_over_the_file_and_have_the_key_s_type() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("c.yaml");
+        std::fs::write(&path, "jobs: {finish_concurrency: 3, secret_names: [a]}\ndata_dir: x\n").unwrap();
+        let variables = env(&[
+            ("VESPIARY_JOBS_FINISH_CONCURRENCY", "5"),
+            ("VESPIARY_JOBS_SECRET_NAMES", "[b, c]"),
+            ("VESPIARY_DATA_DIR", "123"),
+        ]);
+        let (config, _) = load(Some(&path), &variables, &Overrides::default()).unwrap();
+        assert_eq!(config.jobs.finish_concurrency, 5);
+        assert_eq!(config.jobs.secret_names, ["b", "c"]);
+        assert_eq!(config.data_dir, PathBuf::from("123"));
+    }
+
+    #[test]
+    fn the_original_s_empty_token_is_refused() {
+        let wrong = wrong("", &[("PYGEOAPI_K8S_MANAGER_API_TOKEN", " ")]);
+        assert!(wrong.join("").contains("PYGEOAPI_K8S_MANAGER_API_TOKEN is empty"), "{wrong:?}");
+    }
+
+    #[test]
+    fn a_wrong_secret_is_not_repeated_in_the_error() {
+        let wrong = wrong("access: {api_token: [hunter2]}\n", &[]);
+        assert!(!wrong.join("").contains("hunter2"), "{wrong:?}");
+    }
+}

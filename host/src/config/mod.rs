@@ -1,0 +1,117 @@
+//! The configuration: one YAML file, every key of it overridable by `VESPIARY_<SECTION>_<KEY>`, the original's variables where
+//! they are set. All that is wrong with it is reported at once, before anything listens.
+
+mod load;
+mod original;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::load::{ConfigError, Overrides, load};
+use crate::{api, core, jobs, processor, runner, store, telemetry};
+
+/// Everything that can be configured. JSON and YAML names are the fields' names.
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Folder of everything that the server keeps on disk: database, logs, runs, compiled processors.
+    pub data_dir: PathBuf,
+    /// The HTTP server.
+    pub server: api::Settings,
+    /// Tokens, and what is open to everyone.
+    pub access: core::access::Settings,
+    /// The processes that are offered beside those in the watched folder. Without this key: the shipped `hello-world` and `echo`.
+    pub processes: Vec<processor::ProcessEntry>,
+    /// The watched folder.
+    pub plugins: Plugins,
+    /// Limits of processors.
+    pub processor: processor::Settings,
+    /// What plans may ask for.
+    pub policy: core::policy::Settings,
+    /// How jobs are kept and finalized.
+    pub jobs: jobs::Settings,
+    /// The database.
+    pub store: store::sqlite::Settings,
+    /// The local runner.
+    pub runner: runner::local::Settings,
+    /// The server's own log.
+    pub telemetry: telemetry::Settings,
+}
+
+/// The folder in which `.wasm` files become processes.
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Plugins {
+    /// The watched folder; absent: `plugins` in the data folder.
+    pub folder: Option<PathBuf>,
+    /// How often it is looked at, in milliseconds.
+    pub poll_ms: u32,
+    /// Where the shipped processors are; absent: beside the program, in `plugins` or `../share/vespiary/plugins`.
+    pub shipped: Option<PathBuf>,
+}
+
+impl Default for Plugins {
+    fn default() -> Self {
+        Self { folder: None, poll_ms: 250, shipped: None }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let shipped = |name: &str| processor::ProcessEntry { processor: Some(name.to_owned()), ..Default::default() };
+        Self {
+            data_dir: PathBuf::from("vespiary-data"),
+            server: api::Settings::default(),
+            access: core::access::Settings::default(),
+            processes: vec![shipped("hello-world"), shipped("echo")],
+            plugins: Plugins::default(),
+            processor: processor::Settings::default(),
+            policy: core::policy::Settings::default(),
+            jobs: jobs::Settings::default(),
+            store: store::sqlite::Settings::default(),
+            runner: runner::local::Settings::default(),
+            telemetry: telemetry::Settings::default(),
+        }
+    }
+}
+
+impl Config {
+    /// The watched folder.
+    #[must_use]
+    pub fn plugins_folder(&self) -> PathBuf {
+        self.plugins.folder.clone().unwrap_or_else(|| self.data_dir.join("plugins"))
+    }
+
+    /// The database file.
+    #[must_use]
+    pub fn database(&self) -> PathBuf {
+        self.data_dir.join("vespiary.db")
+    }
+
+    /// The configuration as it is in force, secrets masked.
+    #[must_use]
+    pub fn masked(&self) -> serde_json::Value {
+        let mut shown = serde_json::to_value(self).unwrap_or_default();
+        let secret = ["token", "api_token", "password", "secret", "key", "sha256", "value"];
+        mask(&mut shown, &secret);
+        shown
+    }
+}
+
+/// Replaces the text values of these keys at any depth.
+fn mask(value: &mut serde_json::Value, secret: &[&str]) {
+    match value {
+        serde_json::Value::Object(members) => {
+            for (key, member) in members {
+                if member.is_string() && secret.contains(&key.to_ascii_lowercase().as_str()) {
+                    *member = serde_json::Value::from("***");
+                } else {
+                    mask(member, secret);
+                }
+            }
+        }
+        serde_json::Value::Array(items) => items.iter_mut().for_each(|item| mask(item, secret)),
+        _ => {}
+    }
+}

@@ -1,0 +1,196 @@
+//! The driver behind [`crate::jobs`]: turns what the runner observes into use cases, with a back-off for each job.
+//!
+//! One job's trouble never delays another's: every job has a task of its own while something is done for it, a semaphore
+//! bounds how many are finalized at once, and the stream of observations is never waited on by any of them.
+
+mod progress;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::core::{ExitState, JobId, Observation, RunObservation, RunState};
+use crate::jobs::{Finished, Jobs};
+
+/// First pause between two attempts for one job; doubled up to the configured longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+
+/// How finalizing is spread.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// How many jobs are finalized at once.
+    pub concurrency: usize,
+    /// Longest pause between two attempts for one job.
+    pub longest_pause: Duration,
+}
+
+/// What was last seen of a run, so that the same again costs nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Seen {
+    Waiting(Option<String>),
+    Running,
+    Ended,
+}
+
+/// The driver.
+pub struct Finalizer {
+    jobs: Arc<Jobs>,
+    limits: Limits,
+    permits: Arc<Semaphore>,
+    seen: HashMap<JobId, Seen>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    first_list: bool,
+}
+
+impl Finalizer {
+    /// A driver of these use cases that ends when `stop` is cancelled.
+    #[must_use]
+    pub fn new(jobs: Arc<Jobs>, limits: Limits, stop: CancellationToken) -> Self {
+        let permits = Arc::new(Semaphore::new(limits.concurrency.max(1)));
+        Self { jobs, limits, permits, seen: HashMap::new(), tasks: TaskTracker::new(), stop, first_list: true }
+    }
+
+    /// Follows the observations until it is stopped, then waits for what is under way, at most `drain`.
+    pub async fn run(mut self, mut observations: BoxStream<'static, Observation>, drain: Duration) {
+        let stop = self.stop.clone();
+        loop {
+            let observation = tokio::select! {
+                () = stop.cancelled() => break,
+                next = observations.next() => next,
+            };
+            match observation {
+                Some(Observation::List(runs)) => self.listed(runs),
+                Some(Observation::Change(run)) => self.observed(run),
+                None => {
+                    tracing::error!("the runner's observations ended; nothing is finalized any more");
+                    break;
+                }
+            }
+        }
+        self.tasks.close();
+        if tokio::time::timeout(drain, self.tasks.wait()).await.is_err() {
+            tracing::warn!("stopped while {} jobs were being looked after; the next start goes on with them", self.tasks.len());
+        }
+    }
+
+    /// A list is the whole truth: what is not in it is gone, and rows that are not in it are repaired.
+    fn listed(&mut self, runs: Vec<RunObservation>) {
+        let present: HashSet<JobId> = runs.iter().map(|run| run.job_id).collect();
+        self.seen.retain(|id, _| present.contains(id));
+        for run in runs {
+            self.observed(run);
+        }
+        // At the start nobody else is launching: every row without a run is a leftover.
+        let age = if self.first_list { Duration::ZERO } else { self.jobs.repair_age() };
+        self.first_list = false;
+        let jobs = Arc::clone(&self.jobs);
+        self.spawn(async move {
+            if let Err(cause) = jobs.repair(&present, age).await {
+                tracing::warn!(error = &cause as &dyn std::error::Error, "could not look for jobs without a run; tried again later");
+            }
+        });
+    }
+
+    fn observed(&mut self, run: RunObservation) {
+        let id = run.job_id;
+        let now = match &run.state {
+            RunState::Waiting { message } => Seen::Waiting(message.clone()),
+            RunState::Running { .. } => Seen::Running,
+            RunState::Ended(_) => Seen::Ended,
+        };
+        if self.seen.get(&id) == Some(&now) {
+            return;
+        }
+        if self.seen.get(&id) == Some(&Seen::Ended) {
+            return; // an older observation that came late
+        }
+        self.seen.insert(id, now);
+        let jobs = Arc::clone(&self.jobs);
+        let pauses = Pauses::new(self.limits.longest_pause);
+        match run.state {
+            RunState::Waiting { message } => self.spawn(async move {
+                retry(pauses, id, || jobs.run_waits(id, message.clone())).await;
+            }),
+            RunState::Running { started } => {
+                let follows = self.jobs.follows_progress();
+                self.spawn(async move {
+                    retry(pauses, id, || jobs.run_started(id, started)).await;
+                    if follows {
+                        progress::follow(&jobs, id).await;
+                    }
+                });
+            }
+            RunState::Ended(exit) => {
+                let permits = Arc::clone(&self.permits);
+                self.spawn(async move { finish(&jobs, &permits, pauses, id, &exit).await });
+            }
+        }
+    }
+
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                // Work that has begun may end; work that only waits is dropped and found again at the next start.
+                () = async { stop.cancelled().await; tokio::time::sleep(Duration::from_secs(5)).await } => {}
+                () = work => {}
+            }
+        });
+    }
+}
+
+/// Finalizes one job, as often as it takes.
+async fn finish(jobs: &Jobs, permits: &Semaphore, mut pauses: Pauses, id: JobId, exit: &ExitState) {
+    loop {
+        let outcome = {
+            let Ok(_permit) = permits.acquire().await else { return };
+            jobs.finish(id, exit).await
+        };
+        match outcome {
+            Ok(Finished::Done | Finished::Foreign) => return,
+            Ok(Finished::Claimed) => tracing::debug!(job.id = %id, "another replica finalizes this job"),
+            Err(cause) => {
+                tracing::warn!(job.id = %id, error = &cause as &dyn std::error::Error, "could not finalize; tried again");
+            }
+        }
+        pauses.wait().await;
+    }
+}
+
+/// Does a small step for one job, as often as it takes.
+async fn retry<F, W>(mut pauses: Pauses, id: JobId, mut step: F)
+where
+    F: FnMut() -> W,
+    W: Future<Output = Result<(), crate::jobs::Error>>,
+{
+    while let Err(cause) = step().await {
+        tracing::warn!(job.id = %id, error = &cause as &dyn std::error::Error, "could not note what was observed; tried again");
+        pauses.wait().await;
+    }
+}
+
+/// Growing pauses with a spread, so that many jobs in trouble do not knock all at once.
+struct Pauses {
+    next: Duration,
+    longest: Duration,
+}
+
+impl Pauses {
+    fn new(longest: Duration) -> Self {
+        Self { next: FIRST_PAUSE.min(longest), longest }
+    }
+
+    async fn wait(&mut self) {
+        // The random bits of a fresh id are as good a spread as any.
+        let spread = uuid::Uuid::new_v4().as_bytes().first().copied().map_or(0, u32::from);
+        tokio::time::sleep(self.next.mul_f64(0.75 + f64::from(spread) / 512.0)).await;
+        self.next = (self.next * 2).min(self.longest);
+    }
+}

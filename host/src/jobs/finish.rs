@@ -1,0 +1,176 @@
+//! Finalizing: capture the log, find the result, write the final record, let the run go.
+//!
+//! Each step can be done twice and the order is fixed: the archive has the bytes before the row says so, the row says so before
+//! waiters wake, and the run is released last. A crash anywhere is repaired by doing the whole again.
+
+use std::time::Duration;
+
+use super::capture::{CaptureRules, Captured, capture};
+use super::read::{log_key, output_key};
+use super::{Error, Jobs, outputs};
+use crate::core::job::Transition;
+use crate::core::{
+    CaptureReceipt, EndReason, ExitState, FinalRecord, JobDetail, JobId, JobStatus, OutputBody, OutputRecord, Timestamp,
+};
+use crate::failpoint;
+use crate::runner::RunnerError;
+
+/// What became of an attempt to finalize.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finished {
+    /// The record is complete and the run is released.
+    Done,
+    /// Another replica works on it.
+    Claimed,
+    /// The run has no job in this database.
+    Foreign,
+}
+
+impl Jobs {
+    /// Finalizes a job whose run has ended like this. An error is worth another attempt.
+    pub async fn finish(&self, id: JobId, exit: &ExitState) -> Result<Finished, Error> {
+        let now = Timestamp::now();
+        let until = now + Duration::from_secs(u64::from(self.settings.claim_seconds));
+        let Some(detail) = self.store.detail(id).await? else {
+            tracing::warn!(job.id = %id, "a run that ended has no job in this database; it is left alone");
+            return Ok(Finished::Foreign);
+        };
+        if detail.job.status.is_final() && detail.receipt.is_some() {
+            self.runner.release(id).await?;
+            return Ok(Finished::Done);
+        }
+        if !self.store.claim(id, &self.owner, now, until).await? {
+            return Ok(Finished::Claimed);
+        }
+        failpoint::hit("finish-claimed");
+        let finished = self.record(&detail, exit).await;
+        if finished.is_err() {
+            // The next attempt, ours or another replica's, need not wait for the claim to run out.
+            let _ = self.store.unclaim(id, &self.owner).await;
+        }
+        match finished {
+            // Another replica has captured and released it, or its run was deleted: nothing is left to capture.
+            Err(Error::Runner(RunnerError::NoSuchRun(_))) => self.fail_lost(id).await?,
+            other => other?,
+        }
+        self.runner.release(id).await?;
+        failpoint::hit("finish-released");
+        Ok(Finished::Done)
+    }
+
+    async fn record(&self, detail: &JobDetail, exit: &ExitState) -> Result<(), Error> {
+        let id = detail.job.id;
+        let key = log_key(id);
+        let captured = self.capture_log(detail, &key).await?;
+        failpoint::hit("finish-log-archived");
+        let receipt = CaptureReceipt {
+            uri: self.archive.uri(&key),
+            key,
+            bytes: captured.bytes,
+            lines: captured.lines,
+            sha256: captured.sha256.clone(),
+            complete: captured.missing.is_none(),
+            missing: captured.missing.clone(),
+            captured: Timestamp::now(),
+        };
+        for warning in &captured.warnings {
+            tracing::warn!(job.id = %id, "{warning}");
+        }
+        let mut exit = exit.clone();
+        let mut records = Vec::new();
+        if exit.is_success() && !detail.job.status.is_final() {
+            match outputs::assemble(detail, captured).await? {
+                Ok(found) => records = self.keep_outputs(id, found).await?,
+                Err(wrong) => {
+                    exit.reason = EndReason::InvalidResult;
+                    exit.message = wrong;
+                }
+            }
+        }
+        failpoint::hit("finish-outputs-archived");
+        let stored = records.len();
+        let status = if exit.is_success() { JobStatus::Successful } else { JobStatus::Failed };
+        let record = FinalRecord {
+            job_id: id,
+            status,
+            message: Some(exit.message.clone()).filter(|message| !message.is_empty()),
+            finished: exit.finished,
+            exit: Some(exit),
+            receipt: Some(receipt),
+            outputs: records,
+        };
+        let job = self.store.finish(record).await?;
+        failpoint::hit("finish-recorded");
+        if let Some(job) = job {
+            metrics::counter!("vespiary_jobs_finished_total", "status" => job.status.as_str()).increment(1);
+            if job.removed.is_some() {
+                self.discard(id, stored).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One pass over the log: into the archive and through the scanner.
+    async fn capture_log(&self, detail: &JobDetail, key: &str) -> Result<Captured, Error> {
+        let events = self.runner.logs(detail.job.id, false).await?;
+        let writer = self.archive.create(key, "text/plain; charset=utf-8").await?;
+        let mebibytes = |count: u32| u64::from(count) * 1024 * 1024;
+        let rules = CaptureRules {
+            containers: detail.plan.all_containers().count(),
+            result_container: detail.plan.result_container().map(str::to_owned),
+            nonce: detail.nonce.clone(),
+            max_value_bytes: mebibytes(self.settings.max_result_mib),
+            max_log_bytes: (self.settings.max_log_mib > 0).then(|| mebibytes(self.settings.max_log_mib)),
+        };
+        Ok(capture(events, writer, &rules, &self.spool_dir).await?)
+    }
+
+    /// Small outputs go into the row, large ones into the archive under keys made from the job id.
+    async fn keep_outputs(&self, id: JobId, found: Vec<outputs::Output>) -> Result<Vec<OutputRecord>, Error> {
+        let inline = u64::from(self.settings.inline_result_kib) * 1024;
+        let mut records = Vec::with_capacity(found.len());
+        for (place, output) in found.into_iter().enumerate() {
+            let size = output.value.len();
+            let sha256 = output.value.sha256();
+            let body = if size <= inline {
+                OutputBody::Inline(output.value.bytes(inline).await?)
+            } else {
+                let key = output_key(id, place);
+                let mut writer = self.archive.create(&key, &output.media_type).await?;
+                let mut pieces = output.value.chunks();
+                while let Some(piece) = futures::TryStreamExt::try_next(&mut pieces).await? {
+                    writer.write(piece).await?;
+                }
+                writer.finish().await?;
+                OutputBody::Archived { key }
+            };
+            records.push(OutputRecord { id: output.id, media_type: output.media_type, size, sha256, body });
+        }
+        Ok(records)
+    }
+
+    /// Ends a job whose run is gone without having been seen to end.
+    pub(super) async fn fail_lost(&self, id: JobId) -> Result<(), Error> {
+        let change = Transition {
+            job_id: id,
+            status: JobStatus::Failed,
+            message: Some("the run disappeared before its end was seen; its log is lost".to_owned()),
+            reason: Some(EndReason::Lost),
+            at: Timestamp::now(),
+        };
+        self.store.transition(change).await?;
+        Ok(())
+    }
+
+    /// Runs whose ended jobs are already on record need only be let go: those of `ids`.
+    pub async fn release_finalized(&self, ids: &[JobId]) -> Result<Vec<JobId>, Error> {
+        let done = self.store.finalized(ids).await?;
+        for id in &done {
+            match self.runner.release(*id).await {
+                Ok(()) | Err(RunnerError::NoSuchRun(_)) => {}
+                Err(other) => return Err(other.into()),
+            }
+        }
+        Ok(done)
+    }
+}

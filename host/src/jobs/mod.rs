@@ -1,0 +1,241 @@
+//! The use cases, and the only place that combines the adapters: submit, read, dismiss, observe, finish, repair, deploy.
+//!
+//! The story of an execution is read in this folder: [`submit`] writes the row and launches the run, [`observe`] follows what the
+//! runner sees, [`finish`] captures log and result and writes the final record, [`repair`] does again what a crash left undone.
+//! Every step can be done twice.
+
+pub mod capture;
+mod deploy;
+mod dismiss;
+mod error;
+mod finish;
+mod observe;
+mod outputs;
+mod read;
+mod repair;
+mod submit;
+mod wait;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+use tokio_util::task::TaskTracker;
+
+pub use self::error::Error;
+pub use self::finish::Finished;
+use self::wait::Waiters;
+use crate::archive::Archive;
+pub use crate::archive::ByteRange;
+use crate::core::job::StoredRequest;
+use crate::core::{Digest, Job, JobId, JobPlan, OutputRecord, Policy, Principal, ProcessDescription, ProcessId, Role};
+pub use crate::processor::{ProcessReport, Sources};
+use crate::processor::Registry;
+pub use crate::runner::RunnerError;
+use crate::runner::Runner;
+use crate::store::JobStore;
+
+/// How jobs are kept and finalized.
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Names of inputs, at any depth, whose values are secrets beside those that the schemas mark. Exact names.
+    pub secret_names: Vec<String>,
+    /// Largest output, in KiB, that is kept in the database; larger ones go to the archive.
+    pub inline_result_kib: u32,
+    /// Largest result, in MiB: a larger one fails its job.
+    pub max_result_mib: u32,
+    /// Largest log, in MiB, that is kept; the rest of a larger one is left out and the receipt says so. 0: no limit.
+    pub max_log_mib: u32,
+    /// How many jobs are finalized at once.
+    pub finish_concurrency: u32,
+    /// Longest pause, in seconds, between two attempts to finalize a job.
+    pub retry_max_seconds: u32,
+    /// How long, in seconds, a replica may work on a job before another may take it over.
+    pub claim_seconds: u32,
+    /// Age, in seconds, at which a job without a run is looked after.
+    pub repair_after_seconds: u32,
+    /// Whether `VESPIARY_PROGRESS` markers are followed while a job runs.
+    pub progress: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            secret_names: Vec::new(),
+            inline_result_kib: 256,
+            max_result_mib: 1024,
+            max_log_mib: 0,
+            finish_concurrency: 8,
+            retry_max_seconds: 60,
+            claim_seconds: 60,
+            repair_after_seconds: 10,
+            progress: true,
+        }
+    }
+}
+
+/// Everything that the use cases work with.
+pub struct Parts {
+    /// The database.
+    pub store: Arc<dyn JobStore>,
+    /// Logs and large results.
+    pub archive: Arc<dyn Archive>,
+    /// What runs plans.
+    pub runner: Arc<dyn Runner>,
+    /// What is offered.
+    pub registry: Arc<Registry>,
+    /// What plans may ask for.
+    pub policy: Policy,
+    /// A folder for results that are too large for memory while they are taken from the log.
+    pub spool_dir: PathBuf,
+    /// How jobs are kept and finalized.
+    pub settings: Settings,
+}
+
+/// The use cases.
+pub struct Jobs {
+    store: Arc<dyn JobStore>,
+    archive: Arc<dyn Archive>,
+    runner: Arc<dyn Runner>,
+    registry: Arc<Registry>,
+    policy: Policy,
+    spool_dir: PathBuf,
+    settings: Settings,
+    waiters: Waiters,
+    offered: read::OfferedCache,
+    /// Names this server in claims. New at every start, so that a claim of a dead process is nobody's.
+    owner: String,
+    /// Work that must not stop when a client goes away.
+    tasks: TaskTracker,
+}
+
+impl Jobs {
+    /// The use cases over these parts. Runs in a tokio runtime: it starts the task that wakes waiters.
+    #[must_use]
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let tasks = TaskTracker::new();
+        let waiters = Waiters::start(parts.store.changes());
+        Arc::new(Self {
+            store: parts.store,
+            archive: parts.archive,
+            runner: parts.runner,
+            registry: parts.registry,
+            policy: parts.policy,
+            spool_dir: parts.spool_dir,
+            settings: parts.settings,
+            waiters,
+            offered: read::OfferedCache::default(),
+            owner: uuid::Uuid::now_v7().to_string(),
+            tasks,
+        })
+    }
+
+    /// Waits until no write or launch is under way, at most so long. Call it when no new request can come.
+    pub async fn drain(&self, at_most: Duration) {
+        self.tasks.close();
+        if tokio::time::timeout(at_most, self.tasks.wait()).await.is_err() {
+            tracing::warn!("left {} unfinished tasks behind; the next start repairs them", self.tasks.len());
+        }
+    }
+}
+
+/// A request to execute a process, before anything of it was believed.
+#[derive(Debug)]
+pub struct Submission<'a> {
+    /// Who asks.
+    pub principal: &'a Principal,
+    /// The process's id as it stood in the URL.
+    pub process_id: &'a str,
+    /// The body as it was sent.
+    pub body: &'a [u8],
+    /// All request headers with text values, names in lower case; the process gets those that its entry lets through.
+    pub headers: &'a [(String, String)],
+    /// `Idempotency-Key`, where one was sent.
+    pub idempotency_key: Option<&'a str>,
+}
+
+/// An execution that was accepted.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The job as it stands.
+    pub job: Job,
+    /// What was asked, as it is kept.
+    pub request: StoredRequest,
+    /// Whether it is the job of an earlier request with the same `Idempotency-Key`.
+    pub repeated: bool,
+}
+
+/// What an execution would do.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DryRun {
+    /// The process.
+    pub process_id: ProcessId,
+    /// The processor that shaped the plan.
+    pub processor_digest: Digest,
+    /// Who the processor takes the caller for.
+    pub caller: String,
+    /// The plan, with secrets masked.
+    pub plan: JobPlan,
+}
+
+/// A process as the API shows it.
+#[derive(Debug, Clone)]
+pub struct OfferedProcess {
+    /// Its description.
+    pub description: Arc<ProcessDescription>,
+    /// The processor behind it.
+    pub digest: Digest,
+}
+
+/// The processes that are offered at one moment, sorted by id.
+#[derive(Debug, Default)]
+pub struct Offered {
+    /// Grows with every change; equal generations have equal processes.
+    pub generation: u64,
+    /// The processes.
+    pub processes: Vec<OfferedProcess>,
+}
+
+/// A finished job's results.
+#[derive(Debug)]
+pub struct Results {
+    /// The job, successful.
+    pub job: Job,
+    /// What was asked.
+    pub request: StoredRequest,
+    /// Those outputs that were asked for and have a value.
+    pub outputs: Vec<OutputRecord>,
+}
+
+/// Bytes on their way to a client.
+pub struct ByteBody {
+    /// Bytes of the whole, where that is known: a log still grows while its job runs.
+    pub size: Option<u64>,
+    /// Offset of the first byte in `body`.
+    pub first: u64,
+    /// How many bytes `body` yields, where that is known.
+    pub length: Option<u64>,
+    /// The bytes.
+    pub body: BoxStream<'static, Result<Bytes, Error>>,
+}
+
+/// Turns a principal away that lacks a role: 401 for one that showed no credential, 403 for one that did.
+fn require(principal: &Principal, role: Role) -> Result<(), Error> {
+    if principal.has(role) {
+        return Ok(());
+    }
+    if principal.authenticated {
+        return Err(Error::Forbidden(format!("'{}' does not have the role '{}'", principal.subject, role.as_str())));
+    }
+    Err(Error::Unauthenticated { challenge: "Bearer realm=\"vespiary\"".to_owned() })
+}
+
+/// Reads a job's id as it stood in a URL. What is not an id cannot be one of a job.
+fn parse_id(text: &str) -> Result<JobId, Error> {
+    text.parse().map_err(|_| Error::NoSuchJob(text.chars().take(64).collect()))
+}

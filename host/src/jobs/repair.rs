@@ -1,0 +1,82 @@
+//! Doing again what a crash left undone: rows without a run are launched, or end with the reason why they cannot be.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Error, Jobs};
+use crate::core::job::UnfinishedJob;
+use crate::core::{JobId, JobStatus, Timestamp};
+use crate::runner::{Launch, RunnerError};
+
+/// Rows that are looked at in one read.
+const PAGE: u32 = 500;
+
+impl Jobs {
+    /// Looks after every unfinished job older than `age` that is not among `runs`, the runner's list. One job's trouble is
+    /// logged and does not keep the others.
+    pub async fn repair(&self, runs: &HashSet<JobId>, age: Duration) -> Result<(), Error> {
+        let before = Timestamp::now() - age;
+        let mut after = None;
+        loop {
+            let page = self.store.unfinished(before, after, PAGE).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = Some(last.id);
+            for job in page.iter().filter(|job| !runs.contains(&job.id)) {
+                if let Err(cause) = self.repair_one(job).await {
+                    tracing::warn!(job.id = %job.id, error = &cause as &dyn std::error::Error, "could not repair a job; tried again later");
+                }
+            }
+        }
+    }
+
+    /// The age at which a row without a run is looked after while the server runs: long enough for a launch under way.
+    #[must_use]
+    pub fn repair_age(&self) -> Duration {
+        Duration::from_secs(u64::from(self.settings.repair_after_seconds.max(1)))
+    }
+
+    async fn repair_one(&self, job: &UnfinishedJob) -> Result<(), Error> {
+        // The list is older than this moment: the run may be there by now.
+        if self.runner.state(job.id).await?.is_some() {
+            return Ok(());
+        }
+        let Some(detail) = self.store.detail(job.id).await? else { return Ok(()) };
+        if detail.job.status == JobStatus::Running {
+            tracing::warn!(job.id = %job.id, "a running job has no run any more");
+            return self.fail_lost(job.id).await;
+        }
+        if detail.job.status.is_final() {
+            return Ok(());
+        }
+        if !detail.relaunchable {
+            if Timestamp::now().millis_since(detail.job.created) < 60_000 {
+                return Ok(()); // a launch of the process that holds its secrets may still be under way
+            }
+            let why = "the server stopped before the run was launched, and secret inputs are not kept: send the request again";
+            self.fail_unlaunched(job.id, why.to_owned()).await?;
+            return Ok(());
+        }
+        let inputs = &detail.request.inputs;
+        let inputs = match inputs.as_object().is_none_or(serde_json::Map::is_empty) {
+            true => None,
+            false => Some(Arc::from(serde_json::value::to_raw_value(inputs).map_err(Error::Json)?)),
+        };
+        let launch = Launch {
+            job_id: job.id,
+            process_id: detail.job.process_id,
+            plan: Arc::new(detail.plan),
+            inputs,
+            nonce: detail.nonce,
+        };
+        tracing::info!(job.id = %job.id, "launching a job whose launch was lost");
+        match self.runner.launch(&launch).await {
+            Ok(()) => {
+                self.store.report(job.id, None, None, Timestamp::now()).await?;
+                Ok(())
+            }
+            Err(RunnerError::Refused(why)) => self.fail_unlaunched(job.id, why).await.map(|_| ()),
+            Err(other) => Err(other.into()),
+        }
+    }
+}

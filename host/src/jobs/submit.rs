@@ -1,0 +1,245 @@
+//! From a request to a launched run: validate, authorize, shape, policy, one write, one launch.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
+
+use super::{Accepted, DryRun, Error, Jobs, Submission, require};
+use crate::core::job::{Idempotency, Inserted, StoredRequest, Transition};
+use crate::core::{
+    EndReason, ExecuteRequest, Job, JobId, JobPlan, JobStatus, NewJob, Role, Timestamp, plan_check, secrets, validation,
+};
+use crate::failpoint;
+use crate::processor::{Action, AuthorizeError, Process, ProcessRequest, ShapeError};
+use crate::runner::{Launch, RunnerError};
+
+/// Attempts to launch a job whose secrets are nowhere but in memory, before it is given up.
+const LAUNCH_ATTEMPTS: u32 = 12;
+
+/// A request that passed every check.
+struct Shaped {
+    process: Arc<Process>,
+    request: ExecuteRequest,
+    caller: String,
+    plan: JobPlan,
+}
+
+/// The same, with what must not be kept taken out.
+struct Masked {
+    inputs: Value,
+    plan: JobPlan,
+    /// Whether anything was taken out: then row and plan are not enough to launch from.
+    lossy: bool,
+}
+
+impl Jobs {
+    /// Validates, authorizes, shapes, checks the policy, writes the row and launches the run. Answers when the row is durable
+    /// and the run was launched or will be.
+    pub async fn submit(self: &Arc<Self>, submission: Submission<'_>) -> Result<Accepted, Error> {
+        let shaped = self.shape(&submission).await?;
+        let masked = self.mask(&shaped);
+        let inputs = if shaped.request.inputs.is_empty() { None } else { Some(raw(&shaped.request.inputs)?) };
+        let id = JobId::new();
+        let nonce = shaped.plan.results.nonce.then(|| uuid::Uuid::new_v4().simple().to_string());
+        let request = StoredRequest {
+            inputs: masked.inputs,
+            outputs: shaped.request.outputs,
+            response: shaped.request.response,
+            declared: shaped.process.description.declared_outputs(),
+        };
+        let new = NewJob {
+            id,
+            process_id: shaped.process.id.clone(),
+            process_version: shaped.process.description.version.clone(),
+            processor_digest: shaped.process.digest,
+            caller: shaped.caller,
+            idempotency: submission.idempotency_key.map(|key| Idempotency {
+                key: key.to_owned(),
+                request_sha256: hex::encode(Sha256::digest(submission.body)),
+            }),
+            request: request.clone(),
+            plan: masked.plan,
+            nonce: nonce.clone(),
+            relaunchable: !masked.lossy,
+            created: Timestamp::now(),
+        };
+        let launch = Launch { job_id: id, process_id: shaped.process.id.clone(), plan: Arc::new(shaped.plan), inputs, nonce };
+        let jobs = Arc::clone(self);
+        // A client that goes away must not leave a row without a launch: the two belong to a task of their own.
+        let begun = self.tasks.spawn(async move { jobs.begin(new, launch).await });
+        let (job, repeated) = begun.await.unwrap_or_else(|failed| Err(Error::Task(failed)))?;
+        let request = if repeated {
+            let kept = self.store.detail(job.id).await?.ok_or_else(|| Error::NoSuchJob(job.id.to_string()))?;
+            kept.request
+        } else {
+            metrics::counter!("vespiary_jobs_accepted_total").increment(1);
+            request
+        };
+        Ok(Accepted { job, request, repeated })
+    }
+
+    /// All of [`Jobs::submit`] up to the plan; nothing is written.
+    pub async fn dry_run(&self, submission: Submission<'_>) -> Result<DryRun, Error> {
+        let shaped = self.shape(&submission).await?;
+        let masked = self.mask(&shaped);
+        Ok(DryRun {
+            process_id: shaped.process.id.clone(),
+            processor_digest: shaped.process.digest,
+            caller: shaped.caller,
+            plan: masked.plan,
+        })
+    }
+
+    async fn shape(&self, submission: &Submission<'_>) -> Result<Shaped, Error> {
+        let process = self
+            .registry
+            .get(submission.process_id)
+            .ok_or_else(|| Error::NoSuchProcess(submission.process_id.chars().take(64).collect()))?;
+        require(submission.principal, Role::Execute)?;
+        let mut request = ExecuteRequest::parse(submission.body).map_err(Error::Invalid)?;
+        let violations = validation::check_request(&process.description, &request);
+        if !violations.is_empty() {
+            return Err(Error::Invalid(violations));
+        }
+        let mut asked = ProcessRequest {
+            action: Action::Execute,
+            process_id: process.id.clone(),
+            job_id: None,
+            inputs: raw(&request.inputs)?.get().to_owned(),
+            outputs: process.description.outputs.iter().map(|output| output.id.clone()).filter(|id| request.outputs.includes(id)).collect(),
+            principal: submission.principal.authenticated.then(|| submission.principal.clone()),
+            headers: process.entry.let_through(submission.headers),
+        };
+        let caller = process.authorize(&asked).await.map_err(denied)?;
+        if !caller.consumed_inputs.is_empty() {
+            // A credential ends here: neither the processor's plan nor the row nor a container sees it.
+            request.inputs.retain(|id, _| !caller.consumed_inputs.contains(id));
+            asked.inputs = raw(&request.inputs)?.get().to_owned();
+        }
+        let mut plan = process.shape(&asked, &caller).await.map_err(|refused| match refused {
+            ShapeError::Rejected(violations) => Error::Invalid(violations),
+            ShapeError::Failed(cause) => Error::Processor(cause),
+        })?;
+        let found = plan_check::violations(&plan);
+        if !found.is_empty() {
+            return Err(Error::InvalidPlan(found));
+        }
+        self.policy.bound(&mut plan);
+        let broken = self.policy.check(&plan);
+        if !broken.is_empty() {
+            return Err(Error::Policy(broken));
+        }
+        self.runner.check(&plan).map_err(|refused| match refused {
+            RunnerError::Refused(why) => Error::NotRunnable(why),
+            other => Error::Runner(other),
+        })?;
+        Ok(Shaped { process, request, caller: caller.subject, plan })
+    }
+
+    fn mask(&self, shaped: &Shaped) -> Masked {
+        let names: Vec<String> =
+            self.settings.secret_names.iter().chain(&shaped.process.entry.secret_inputs).cloned().collect();
+        let inputs = secrets::mask_inputs(&shaped.process.description, &shaped.request.inputs, &names);
+        let (plan, in_plan) = secrets::mask_plan(&shaped.plan, &inputs.values);
+        let lossy = in_plan || inputs.masked;
+        Masked { inputs: Value::Object(inputs.inputs), plan, lossy }
+    }
+
+    /// Intent first, then the side effect.
+    async fn begin(self: Arc<Self>, new: NewJob, launch: Launch) -> Result<(Job, bool), Error> {
+        let mut job = Job {
+            id: new.id,
+            process_id: new.process_id.clone(),
+            status: JobStatus::Accepted,
+            message: None,
+            progress: None,
+            caller: new.caller.clone(),
+            created: new.created,
+            started: None,
+            finished: None,
+            updated: new.created,
+            removed: None,
+        };
+        let lossy = !new.relaunchable;
+        match self.store.insert(new).await? {
+            Inserted::New => {}
+            Inserted::Existing(existing) => return Ok((*existing, true)),
+            Inserted::KeyReused => return Err(Error::IdempotencyKeyReused),
+        }
+        failpoint::hit("submit-inserted");
+        match self.runner.launch(&launch).await {
+            Ok(()) => failpoint::hit("submit-launched"),
+            Err(RunnerError::Refused(why)) => {
+                if let Some(failed) = self.fail_unlaunched(job.id, why).await? {
+                    job = failed;
+                }
+            }
+            Err(cause) => {
+                tracing::warn!(job.id = %job.id, error = &cause as &dyn std::error::Error, "could not launch; tried again later");
+                let message = "waiting: the runner is not available; the job is launched when it is".to_owned();
+                let noted = self.store.report(job.id, None, Some(message.clone()), Timestamp::now()).await;
+                if noted.is_ok() {
+                    job.message = Some(message);
+                }
+                if lossy {
+                    let jobs = Arc::clone(&self);
+                    self.tasks.spawn(async move { jobs.keep_launching(launch).await });
+                }
+            }
+        }
+        Ok((job, false))
+    }
+
+    /// Ends a job that can never be launched.
+    pub(super) async fn fail_unlaunched(&self, id: JobId, why: String) -> Result<Option<Job>, Error> {
+        let change = Transition {
+            job_id: id,
+            status: JobStatus::Failed,
+            message: Some(why),
+            reason: Some(EndReason::StartError),
+            at: Timestamp::now(),
+        };
+        Ok(self.store.transition(change).await?.map(|(job, _)| job))
+    }
+
+    /// Launches a job whose secrets are kept nowhere, so that [`super::repair`] cannot do it.
+    async fn keep_launching(&self, launch: Launch) {
+        let mut pause = Duration::from_millis(500);
+        for _ in 0..LAUNCH_ATTEMPTS {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(60));
+            match self.store.job(launch.job_id).await {
+                Ok(Some(job)) if job.status != JobStatus::Accepted => return,
+                _ => {}
+            }
+            match self.runner.launch(&launch).await {
+                Ok(()) => return,
+                Err(RunnerError::Refused(why)) => {
+                    let _ = self.fail_unlaunched(launch.job_id, why).await;
+                    return;
+                }
+                Err(cause) => {
+                    tracing::warn!(job.id = %launch.job_id, error = &cause as &dyn std::error::Error, "could not launch; tried again later");
+                }
+            }
+        }
+        let why = "the runner was not available for too long; send the request again".to_owned();
+        let _ = self.fail_unlaunched(launch.job_id, why).await;
+    }
+}
+
+pub(super) fn denied(refused: AuthorizeError) -> Error {
+    match refused {
+        AuthorizeError::Unauthenticated { challenge } => Error::Unauthenticated { challenge },
+        AuthorizeError::Forbidden { reason } => Error::Forbidden(reason),
+        AuthorizeError::Failed(cause) => Error::Processor(cause),
+    }
+}
+
+/// The inputs as the text that processor and container read.
+fn raw(inputs: &Map<String, Value>) -> Result<Arc<RawValue>, Error> {
+    serde_json::value::to_raw_value(inputs).map(Arc::from).map_err(Error::Json)
+}
