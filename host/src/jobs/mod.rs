@@ -1,0 +1,3 @@
+//! The use cases, and the only place that combines adapters.
+
+pub mod capture;
