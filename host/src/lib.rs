@@ -5,8 +5,16 @@
 //! ```
 //! An arrow means "may use". Adapters do not know each other; only `jobs` combines them.
 
+pub mod api;
+pub mod app;
 pub mod archive;
+pub mod cli;
+pub mod config;
 pub mod core;
+pub mod failpoint;
+pub mod finalizer;
 pub mod jobs;
+pub mod processor;
 pub mod runner;
 pub mod store;
+pub mod telemetry;

@@ -72,6 +72,12 @@ impl Client {
         Self { http, url: url.to_owned(), token }
     }
 
+    /// The server's URL.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     /// The same client with another token.
     #[must_use]
     pub fn with_token(&self, token: &str) -> Self {

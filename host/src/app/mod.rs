@@ -93,7 +93,7 @@ impl App {
     pub async fn build(config: Config) -> Result<Self, AppError> {
         let plugins_folder = config.plugins_folder();
         let database = config.database();
-        let Config { data_dir, server, access, processes, plugins, processor, policy, jobs, store, runner, telemetry: _ } = config;
+        let Config { data_dir, server, access, processes, plugins, processor, policy, jobs, capture, store, runner, telemetry: _ } = config;
         let Plugins { folder: _, poll_ms, shipped } = plugins;
         let stop = CancellationToken::new();
 
@@ -122,6 +122,7 @@ impl App {
             policy,
             spool_dir: data.folder("spool")?,
             settings: jobs,
+            capture,
         });
         let poll = Duration::from_millis(u64::from(poll_ms.max(20)));
         let mut sources = Sources::new(processes, shipped_folders(shipped), Some(plugins_folder), poll);

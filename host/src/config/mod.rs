@@ -31,6 +31,8 @@ pub struct Config {
     pub policy: core::policy::Settings,
     /// How jobs are kept and finalized.
     pub jobs: jobs::Settings,
+    /// How logs and results are captured.
+    pub capture: jobs::capture::Settings,
     /// The database.
     pub store: store::sqlite::Settings,
     /// The local runner.
@@ -69,6 +71,7 @@ impl Default for Config {
             processor: processor::Settings::default(),
             policy: core::policy::Settings::default(),
             jobs: jobs::Settings::default(),
+            capture: jobs::capture::Settings::default(),
             store: store::sqlite::Settings::default(),
             runner: runner::local::Settings::default(),
             telemetry: telemetry::Settings::default(),

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::core::{JobId, LogEvent};
 use crate::jobs::Jobs;
-use crate::jobs::capture::{Progress, ProgressScanner};
+use crate::jobs::capture::progress::{Progress, ProgressScanner};
 
 /// A job younger than this is not followed: most end before anyone could look.
 const NOT_BEFORE: Duration = Duration::from_millis(500);

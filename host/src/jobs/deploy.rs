@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::{Error, Jobs, Sources};
 use crate::core::Timestamp;
 use crate::processor::Desired;
+use crate::store::ProcessRow;
 
 /// Pause between attempts to keep a new processor when the database is not available.
 const RETRY: Duration = Duration::from_secs(2);
@@ -25,7 +26,18 @@ impl Jobs {
         for (digest, bytes) in &prepared.components {
             self.store.put_processor(*digest, bytes.clone()).await?;
         }
-        self.store.record_processes(&prepared.rows(), Timestamp::now()).await?;
+        let rows: Vec<ProcessRow> = prepared
+            .rows()
+            .iter()
+            .map(|offered| ProcessRow {
+                id: offered.id.clone(),
+                version: offered.version.clone(),
+                digest: offered.digest,
+                source: offered.source,
+                config_sha256: offered.config_sha256.clone(),
+            })
+            .collect();
+        self.store.record_processes(&rows, Timestamp::now()).await?;
         self.registry.commit(prepared);
         Ok(())
     }

@@ -2,8 +2,7 @@
 //! are for the log.
 
 use crate::archive::ArchiveError;
-use crate::core::policy::PolicyViolation;
-use crate::core::{EndReason, ErrorKind, JobId, JobStatus, Violation};
+use crate::core::{EndReason, ErrorKind, JobId, JobStatus, PolicyViolation, Violation};
 use crate::processor::ProcessorError;
 use crate::runner::RunnerError;
 use crate::store::StoreError;
@@ -113,6 +112,9 @@ pub enum Error {
     /// The log could not be taken.
     #[error("the log could not be captured")]
     Capture(#[from] super::capture::CaptureError),
+    /// The result could not be kept while it was taken from the log.
+    #[error("the result could not be kept")]
+    Spool(#[from] super::capture::spool::SpoolError),
     /// A task of ours was stopped or panicked.
     #[error("the request could not be carried out")]
     Task(#[source] tokio::task::JoinError),
@@ -139,7 +141,7 @@ impl Error {
             Self::Forbidden(_) => ErrorKind::Forbidden,
             Self::Policy(_) => ErrorKind::PolicyViolated,
             Self::TooLarge { .. } => ErrorKind::TooLarge,
-            Self::Processor(ProcessorError::Overloaded) | Self::Store(StoreError::Overloaded) => ErrorKind::Overloaded,
+            Self::Processor(ProcessorError::Overloaded { .. }) | Self::Store(StoreError::Overloaded) => ErrorKind::Overloaded,
             Self::Processor(_) | Self::InvalidPlan(_) => ErrorKind::ProcessorFailed,
             Self::NotRunnable(_) => ErrorKind::NotRunnable,
             Self::RangeNotSatisfiable { .. } => ErrorKind::RangeNotSatisfiable,
@@ -150,6 +152,7 @@ impl Error {
             | Self::Archive(_)
             | Self::Runner(_)
             | Self::Capture(_)
+            | Self::Spool(_)
             | Self::Task(_)
             | Self::Json(_) => ErrorKind::Internal,
         }

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use futures::TryStreamExt as _;
+
 use super::capture::{CaptureRules, Captured, capture};
 use super::read::{log_key, output_key};
 use super::{Error, Jobs, outputs};
@@ -74,7 +76,7 @@ impl Jobs {
             captured: Timestamp::now(),
         };
         for warning in &captured.warnings {
-            tracing::warn!(job.id = %id, "{warning}");
+            tracing::warn!(job.id = %id, "the log's markers: {warning}");
         }
         let mut exit = exit.clone();
         let mut records = Vec::new();
@@ -114,14 +116,7 @@ impl Jobs {
     async fn capture_log(&self, detail: &JobDetail, key: &str) -> Result<Captured, Error> {
         let events = self.runner.logs(detail.job.id, false).await?;
         let writer = self.archive.create(key, "text/plain; charset=utf-8").await?;
-        let mebibytes = |count: u32| u64::from(count) * 1024 * 1024;
-        let rules = CaptureRules {
-            containers: detail.plan.all_containers().count(),
-            result_container: detail.plan.result_container().map(str::to_owned),
-            nonce: detail.nonce.clone(),
-            max_value_bytes: mebibytes(self.settings.max_result_mib),
-            max_log_bytes: (self.settings.max_log_mib > 0).then(|| mebibytes(self.settings.max_log_mib)),
-        };
+        let rules = CaptureRules::new(&detail.plan, detail.nonce.as_deref(), &self.capture);
         Ok(capture(events, writer, &rules, &self.spool_dir).await?)
     }
 
@@ -130,20 +125,21 @@ impl Jobs {
         let inline = u64::from(self.settings.inline_result_kib) * 1024;
         let mut records = Vec::with_capacity(found.len());
         for (place, output) in found.into_iter().enumerate() {
-            let size = output.value.len();
-            let sha256 = output.value.sha256();
-            let body = if size <= inline {
-                OutputBody::Inline(output.value.bytes(inline).await?)
-            } else {
-                let key = output_key(id, place);
-                let mut writer = self.archive.create(&key, &output.media_type).await?;
-                let mut pieces = output.value.chunks();
-                while let Some(piece) = futures::TryStreamExt::try_next(&mut pieces).await? {
-                    writer.write(piece).await?;
+            let value = output.value;
+            let body = match value.bytes(inline).await? {
+                Some(bytes) => OutputBody::Inline(bytes),
+                None => {
+                    let key = output_key(id, place);
+                    let mut writer = self.archive.create(&key, &output.media_type).await?;
+                    let mut pieces = value.chunks();
+                    while let Some(piece) = pieces.try_next().await? {
+                        writer.write(piece).await?;
+                    }
+                    writer.finish().await?;
+                    OutputBody::Archived { key }
                 }
-                writer.finish().await?;
-                OutputBody::Archived { key }
             };
+            let (size, sha256) = (value.size, value.sha256);
             records.push(OutputRecord { id: output.id, media_type: output.media_type, size, sha256, body });
         }
         Ok(records)

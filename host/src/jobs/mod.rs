@@ -13,6 +13,7 @@ mod observe;
 mod outputs;
 mod read;
 mod repair;
+pub mod shape;
 mod submit;
 mod wait;
 
@@ -46,10 +47,6 @@ pub struct Settings {
     pub secret_names: Vec<String>,
     /// Largest output, in KiB, that is kept in the database; larger ones go to the archive.
     pub inline_result_kib: u32,
-    /// Largest result, in MiB: a larger one fails its job.
-    pub max_result_mib: u32,
-    /// Largest log, in MiB, that is kept; the rest of a larger one is left out and the receipt says so. 0: no limit.
-    pub max_log_mib: u32,
     /// How many jobs are finalized at once.
     pub finish_concurrency: u32,
     /// Longest pause, in seconds, between two attempts to finalize a job.
@@ -67,8 +64,6 @@ impl Default for Settings {
         Self {
             secret_names: Vec::new(),
             inline_result_kib: 256,
-            max_result_mib: 1024,
-            max_log_mib: 0,
             finish_concurrency: 8,
             retry_max_seconds: 60,
             claim_seconds: 60,
@@ -94,6 +89,8 @@ pub struct Parts {
     pub spool_dir: PathBuf,
     /// How jobs are kept and finalized.
     pub settings: Settings,
+    /// How logs and results are captured.
+    pub capture: capture::Settings,
 }
 
 /// The use cases.
@@ -105,6 +102,7 @@ pub struct Jobs {
     policy: Policy,
     spool_dir: PathBuf,
     settings: Settings,
+    capture: capture::Settings,
     waiters: Waiters,
     offered: read::OfferedCache,
     /// Names this server in claims. New at every start, so that a claim of a dead process is nobody's.
@@ -127,6 +125,7 @@ impl Jobs {
             policy: parts.policy,
             spool_dir: parts.spool_dir,
             settings: parts.settings,
+            capture: parts.capture,
             waiters,
             offered: read::OfferedCache::default(),
             owner: uuid::Uuid::now_v7().to_string(),

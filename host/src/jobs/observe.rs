@@ -1,6 +1,6 @@
 //! What a runner's observation of a run that has not ended means for its job. Conditional writes only: a late one changes nothing.
 
-use super::capture::Progress;
+use super::capture::progress::Progress;
 use super::{Error, Jobs};
 use crate::core::job::Transition;
 use crate::core::{JobId, JobStatus, Timestamp};

@@ -9,7 +9,8 @@
 use serde_json::Value;
 
 use super::Error;
-use super::capture::{Captured, SpooledValue};
+use super::capture::spool::SpooledValue;
+use super::capture::{Captured, CapturedValue};
 use crate::core::{JobDetail, ProcessDescription, validation};
 
 /// The largest value that is parsed, 64 MiB: larger ones are kept as they are and not checked against a schema.
@@ -27,10 +28,14 @@ pub(super) struct Output {
 
 /// The outputs in the captured value, or one sentence on why it is not what the process declared, with a JSON pointer.
 pub(super) async fn assemble(detail: &JobDetail, captured: Captured) -> Result<Result<Vec<Output>, String>, Error> {
-    if captured.value_too_large {
-        return Ok(Err("the result is larger than the server keeps (jobs.max_result_mib)".to_owned()));
-    }
-    let Some(value) = captured.value else { return Ok(Ok(Vec::new())) };
+    let value = match captured.value {
+        CapturedValue::Absent => return Ok(Ok(Vec::new())),
+        CapturedValue::Whole(value) => value,
+        CapturedValue::TooLarge { limit } => {
+            return Ok(Err(format!("the result is larger than the {limit} bytes that this server takes (capture.max_result_mib)")));
+        }
+        CapturedValue::Incomplete { reason } => return Ok(Err(format!("the result is not complete: {reason}"))),
+    };
     let declared = match declared(detail) {
         Ok(declared) => declared,
         Err(wrong) => return Ok(Err(wrong)),
@@ -43,8 +48,7 @@ pub(super) async fn assemble(detail: &JobDetail, captured: Captured) -> Result<R
         }
         [only] => {
             let media_type = marked.or_else(|| only.media_type().map(str::to_owned)).unwrap_or_else(|| "text/plain".to_owned());
-            if value.len() <= PARSED_BYTES {
-                let bytes = value.bytes(PARSED_BYTES).await?;
+            if let Some(bytes) = value.bytes(PARSED_BYTES).await? {
                 if let Err(wrong) = validation::check_output(&declared, &only.id, &media_type, &bytes) {
                     return Ok(Err(mismatch(&wrong)));
                 }
@@ -52,10 +56,9 @@ pub(super) async fn assemble(detail: &JobDetail, captured: Captured) -> Result<R
             Ok(Ok(vec![Output { id: only.id.clone(), media_type, value }]))
         }
         _ => {
-            if value.len() > PARSED_BYTES {
+            let Some(bytes) = value.bytes(PARSED_BYTES).await? else {
                 return Ok(Err("a result with several outputs must be at most 64 MiB".to_owned()));
-            }
-            let bytes = value.bytes(PARSED_BYTES).await?;
+            };
             Ok(split(&declared, &bytes))
         }
     }

@@ -6,14 +6,14 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 
-use super::capture::framed;
-use super::submit::denied;
+use super::capture::framing::framed;
+use super::shape::denied;
 use super::{ByteBody, ByteRange, Error, Jobs, Offered, OfferedProcess, ProcessReport, Results, parse_id, require};
 use crate::archive::{ArchiveError, ArchiveObject};
 use crate::core::{
     CaptureReceipt, Job, JobDetail, JobFilter, JobId, JobPage, JobStatus, OutputBody, OutputRecord, PageKey, Principal, Role,
 };
-use crate::processor::{Action, ProcessRequest};
+use crate::processor::{Action, ProcessorRequest};
 use crate::runner::RunnerError;
 
 /// A range of a log that still grows is answered from memory; more than this is cut short, which a range answer may be.
@@ -30,13 +30,14 @@ impl Jobs {
     /// The processes that are offered now. Cheap: the list is made once for each change.
     #[must_use]
     pub fn offered(&self) -> Arc<Offered> {
-        let snapshot = self.registry.snapshot();
+        let generation = self.registry.generation();
         let mut cached = self.offered.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if cached.generation != snapshot.generation {
-            let processes = snapshot.processes.values();
+        if cached.generation != generation {
+            let processes = self.registry.all();
             *cached = Arc::new(Offered {
-                generation: snapshot.generation,
+                generation,
                 processes: processes
+                    .iter()
                     .map(|process| OfferedProcess {
                         description: Arc::clone(&process.description),
                         digest: process.digest,
@@ -48,7 +49,7 @@ impl Jobs {
     }
 
     /// Every configured process and every file with its state and, for refused ones, the reasons.
-    pub fn reports(&self, principal: &Principal) -> Result<Arc<Vec<ProcessReport>>, Error> {
+    pub fn reports(&self, principal: &Principal) -> Result<Arc<[ProcessReport]>, Error> {
         require(principal, Role::Deploy)?;
         Ok(self.registry.reports())
     }
@@ -170,13 +171,12 @@ impl Jobs {
         if !process.entry.authorize_reads {
             return Ok(());
         }
-        let asked = ProcessRequest {
+        let asked = ProcessorRequest {
             action,
-            process_id: job.process_id.clone(),
             job_id: Some(job.id),
-            inputs: "{}".to_owned(),
+            inputs: "{}".into(),
             outputs: Vec::new(),
-            principal: principal.authenticated.then(|| principal.clone()),
+            principal: principal.clone(),
             headers: Vec::new(),
         };
         process.authorize(&asked).await.map(|_| ()).map_err(denied)

@@ -3,29 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::value::RawValue;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use super::{Accepted, DryRun, Error, Jobs, Submission, require};
+use super::shape::{Shaped, raw, shape};
+use super::{Accepted, DryRun, Error, Jobs, Submission};
 use crate::core::job::{Idempotency, Inserted, StoredRequest, Transition};
-use crate::core::{
-    EndReason, ExecuteRequest, Job, JobId, JobPlan, JobStatus, NewJob, Role, Timestamp, plan_check, secrets, validation,
-};
+use crate::core::{EndReason, Job, JobId, JobPlan, JobStatus, NewJob, Timestamp, secrets};
 use crate::failpoint;
-use crate::processor::{Action, AuthorizeError, Process, ProcessRequest, ShapeError};
 use crate::runner::{Launch, RunnerError};
 
 /// Attempts to launch a job whose secrets are nowhere but in memory, before it is given up.
 const LAUNCH_ATTEMPTS: u32 = 12;
-
-/// A request that passed every check.
-struct Shaped {
-    process: Arc<Process>,
-    request: ExecuteRequest,
-    caller: String,
-    plan: JobPlan,
-}
 
 /// The same, with what must not be kept taken out.
 struct Masked {
@@ -39,7 +28,7 @@ impl Jobs {
     /// Validates, authorizes, shapes, checks the policy, writes the row and launches the run. Answers when the row is durable
     /// and the run was launched or will be.
     pub async fn submit(self: &Arc<Self>, submission: Submission<'_>) -> Result<Accepted, Error> {
-        let shaped = self.shape(&submission).await?;
+        let shaped = self.shaped(&submission).await?;
         let masked = self.mask(&shaped);
         let inputs = if shaped.request.inputs.is_empty() { None } else { Some(raw(&shaped.request.inputs)?) };
         let id = JobId::new();
@@ -83,7 +72,7 @@ impl Jobs {
 
     /// All of [`Jobs::submit`] up to the plan; nothing is written.
     pub async fn dry_run(&self, submission: Submission<'_>) -> Result<DryRun, Error> {
-        let shaped = self.shape(&submission).await?;
+        let shaped = self.shaped(&submission).await?;
         let masked = self.mask(&shaped);
         Ok(DryRun {
             process_id: shaped.process.id.clone(),
@@ -93,50 +82,17 @@ impl Jobs {
         })
     }
 
-    async fn shape(&self, submission: &Submission<'_>) -> Result<Shaped, Error> {
+    async fn shaped(&self, submission: &Submission<'_>) -> Result<Shaped, Error> {
         let process = self
             .registry
             .get(submission.process_id)
             .ok_or_else(|| Error::NoSuchProcess(submission.process_id.chars().take(64).collect()))?;
-        require(submission.principal, Role::Execute)?;
-        let mut request = ExecuteRequest::parse(submission.body).map_err(Error::Invalid)?;
-        let violations = validation::check_request(&process.description, &request);
-        if !violations.is_empty() {
-            return Err(Error::Invalid(violations));
-        }
-        let mut asked = ProcessRequest {
-            action: Action::Execute,
-            process_id: process.id.clone(),
-            job_id: None,
-            inputs: raw(&request.inputs)?.get().to_owned(),
-            outputs: process.description.outputs.iter().map(|output| output.id.clone()).filter(|id| request.outputs.includes(id)).collect(),
-            principal: submission.principal.authenticated.then(|| submission.principal.clone()),
-            headers: process.entry.let_through(submission.headers),
-        };
-        let caller = process.authorize(&asked).await.map_err(denied)?;
-        if !caller.consumed_inputs.is_empty() {
-            // A credential ends here: neither the processor's plan nor the row nor a container sees it.
-            request.inputs.retain(|id, _| !caller.consumed_inputs.contains(id));
-            asked.inputs = raw(&request.inputs)?.get().to_owned();
-        }
-        let mut plan = process.shape(&asked, &caller).await.map_err(|refused| match refused {
-            ShapeError::Rejected(violations) => Error::Invalid(violations),
-            ShapeError::Failed(cause) => Error::Processor(cause),
-        })?;
-        let found = plan_check::violations(&plan);
-        if !found.is_empty() {
-            return Err(Error::InvalidPlan(found));
-        }
-        self.policy.bound(&mut plan);
-        let broken = self.policy.check(&plan);
-        if !broken.is_empty() {
-            return Err(Error::Policy(broken));
-        }
-        self.runner.check(&plan).map_err(|refused| match refused {
+        let shaped = shape(process, &self.policy, submission).await?;
+        self.runner.check(&shaped.plan).map_err(|refused| match refused {
             RunnerError::Refused(why) => Error::NotRunnable(why),
             other => Error::Runner(other),
         })?;
-        Ok(Shaped { process, request, caller: caller.subject, plan })
+        Ok(shaped)
     }
 
     fn mask(&self, shaped: &Shaped) -> Masked {
@@ -231,15 +187,3 @@ impl Jobs {
     }
 }
 
-pub(super) fn denied(refused: AuthorizeError) -> Error {
-    match refused {
-        AuthorizeError::Unauthenticated { challenge } => Error::Unauthenticated { challenge },
-        AuthorizeError::Forbidden { reason } => Error::Forbidden(reason),
-        AuthorizeError::Failed(cause) => Error::Processor(cause),
-    }
-}
-
-/// The inputs as the text that processor and container read.
-fn raw(inputs: &Map<String, Value>) -> Result<Arc<RawValue>, Error> {
-    serde_json::value::to_raw_value(inputs).map(Arc::from).map_err(Error::Json)
-}

@@ -30,8 +30,8 @@ impl Processes {
                 if self.server.json {
                     print(&serde_json::to_string_pretty(&answer)?)?;
                 } else {
-                    let rows = rows(answer.get("processes").unwrap_or(&answer), &["id", "state", "source", "file", "reasons"]);
-                    print(&table(&["PROCESS", "STATE", "SOURCE", "FILE", "REASON"], &rows))?;
+                    let rows = rows(answer.get("processes").unwrap_or(&answer), &["name", "state", "source", "id", "reasons"]);
+                    print(&table(&["NAME", "STATE", "SOURCE", "PROCESS", "REASON"], &rows))?;
                 }
                 return Ok(ExitCode::SUCCESS);
             }

@@ -1,6 +1,7 @@
 //! The commands that speak to a server over HTTP, and `sql`, which opens the database itself.
 
 mod http;
+pub(crate) use self::http::block_on;
 mod jobs;
 mod run;
 mod sql;

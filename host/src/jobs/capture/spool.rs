@@ -144,6 +144,13 @@ enum ValueBody {
 }
 
 impl SpooledValue {
+    /// A value that is in memory already.
+    #[must_use]
+    pub fn from_bytes(bytes: Bytes) -> Self {
+        let sha256 = hex::encode(Sha256::digest(&bytes));
+        Self { size: bytes.len() as u64, sha256, body: ValueBody::Memory(bytes) }
+    }
+
     /// The value, if it has at most `limit` bytes.
     ///
     /// # Errors

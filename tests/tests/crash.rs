@@ -1,0 +1,151 @@
+//! The server is killed at every arrow of an execution and started again: no job lost, doubled or stuck, log and result right.
+//!
+//! Needs the feature `failpoints` in the program under test; `make test` builds it so.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use vespiary_tests::{Server, ServerOptions, until};
+
+/// Each place, and whether the client has its answer by then.
+const PLACES: &[(&str, bool)] = &[
+    ("submit-inserted", false),
+    ("local-spec-written", false),
+    ("local-shim-spawned", false),
+    ("submit-launched", false),
+    ("observe-started", true),
+    ("finish-claimed", true),
+    ("finish-log-archived", true),
+    ("finish-outputs-archived", true),
+    ("finish-recorded", true),
+    ("finish-released", true),
+];
+
+/// A process whose container leaves a line in a file each time it runs, so that a run too many shows.
+fn config(folder: &std::path::Path) -> String {
+    format!(
+        r#"
+processes:
+  - processor: generic-image
+    config:
+      metadata:
+        id: count
+        version: 1.0.0
+        title: Counts its runs
+        inputs: {{ n: {{ schema: {{ type: integer }} }} }}
+        outputs: {{ text: {{ schema: {{ type: string, contentMediaType: text/plain }} }} }}
+      default_image: busybox:1.36
+      check_auth: false
+      command:
+        - sh
+        - -c
+        - |
+          echo "ran $PYGEOAPI_JOB_ID" >> "$RUNS"
+          echo before the result
+          sleep 0.2
+          echo PYGEOAPI_K8S_MANAGER_RESULT_START
+          printf 'a,b\n1,2\n'
+      env:
+        - {{ name: RUNS, value: "{}" }}
+"#,
+        folder.join("runs").display()
+    )
+}
+
+async fn killed_at(place: &str, answered: bool) {
+    let runs = tempfile::tempdir().unwrap();
+    let options = ServerOptions::default().config(&config(runs.path())).env("FAILPOINTS", format!("{place}=return"));
+    let mut server = Server::with(options);
+    let key = [("idempotency-key", "once"), ("prefer", "respond-async"), ("content-type", "application/json")];
+    let body = json!({ "inputs": { "n": 1 } });
+    let sent = server
+        .client()
+        .try_send(reqwest::Method::POST, "/processes/count/execution", &key, body.to_string())
+        .await;
+    if answered {
+        assert_eq!(sent.expect("the answer came before the crash").status, 201, "{place}");
+    }
+    server.wait_dead(Duration::from_secs(30));
+
+    let server = server.restart();
+    let client = server.client();
+    // What a client does that has no answer: it sends the same again.
+    let again = client.execute("count", &body, &key[..2]).await.expect(201).json();
+    let id = again["jobID"].as_str().unwrap();
+    let job = client.ended(id).await;
+    assert_eq!(job["status"], "successful", "{place}: {job}");
+    let jobs = client.get("/jobs").await.expect(200).json();
+    assert_eq!(jobs["jobs"].as_array().unwrap().len(), 1, "{place}: {jobs}");
+    assert_eq!(client.get(&format!("/jobs/{id}/results")).await.expect(200).text(), "a,b\n1,2\n", "{place}");
+    let log = client.get(&format!("/jobs/{id}/logs")).await.expect(200).text();
+    assert_eq!(log, "before the result\nPYGEOAPI_K8S_MANAGER_RESULT_START\na,b\n1,2\n", "{place}");
+    let receipt = client.get(&format!("/jobs/{id}/receipt")).await.expect(200).json();
+    assert_eq!((&receipt["complete"], &receipt["bytes"], &receipt["lines"]), (&json!(true), &json!(log.len()), &json!(4)), "{place}");
+    let ran = std::fs::read_to_string(runs.path().join("runs")).unwrap();
+    assert_eq!(ran, format!("ran {id}\n"), "{place}: it ran once, as this job");
+    // Nothing of the run is left behind.
+    until(&format!("the run of {place} to be released"), Duration::from_secs(45), || async {
+        let left = std::fs::read_dir(server.folder().join("data/runs")).unwrap().count();
+        (left == 0).then_some(())
+    })
+    .await;
+    let history = server.sql("select id, status, exit_code, log_size from job_history");
+    assert_eq!(history, [json!({ "id": id, "status": "successful", "exit_code": 0, "log_size": log.len() })], "{place}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_every_arrow_of_an_execution() {
+    for (place, answered) in PLACES {
+        eprintln!("killed at {place}");
+        killed_at(place, *answered).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_after_a_dismissal_was_recorded() {
+    let runs = tempfile::tempdir().unwrap();
+    let config = config(runs.path()).replace("sleep 0.2", "sleep 300");
+    let mut server = Server::with(ServerOptions::default().config(&config).env("FAILPOINTS", "dismiss-recorded=return"));
+    let id = server.client().submit("count", &json!({ "n": 1 })).await;
+    server.client().reaches(&id, "running").await;
+    let sent = server.client().try_send(reqwest::Method::DELETE, &format!("/jobs/{id}"), &[], "").await;
+    assert!(sent.is_err(), "the server died before it answered");
+    server.wait_dead(Duration::from_secs(30));
+    let server = server.restart();
+    let client = server.client();
+    assert_eq!(client.job(&id).await["status"], "dismissed");
+    // The run is stopped by the server that finds it, and its log is kept.
+    let receipt = until("the dismissed run to be captured", Duration::from_secs(30), || async {
+        let answer = client.get(&format!("/jobs/{id}/receipt")).await;
+        (answer.status == 200).then(|| answer.json())
+    })
+    .await;
+    assert_eq!(receipt["complete"], true);
+    assert_eq!(client.get(&format!("/jobs/{id}/logs")).await.expect(200).text(), "before the result\n");
+    assert_eq!(client.job(&id).await["status"], "dismissed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_jobs_run() {
+    let runs = tempfile::tempdir().unwrap();
+    let config = config(runs.path()).replace("sleep 0.2", "sleep 2");
+    let server = Server::with(ServerOptions::default().config(&config));
+    let mut ids = Vec::new();
+    for n in 0..20 {
+        ids.push(server.client().submit("count", &json!({ "n": n })).await);
+    }
+    server.client().reaches(&ids[0], "running").await;
+    let server = server.restart().restart();
+    let client = server.client();
+    for id in &ids {
+        let job: Value = client.ended(id).await;
+        assert_eq!(job["status"], "successful", "{job}");
+        assert_eq!(client.get(&format!("/jobs/{id}/results")).await.expect(200).text(), "a,b\n1,2\n");
+    }
+    let ran = std::fs::read_to_string(runs.path().join("runs")).unwrap();
+    let mut ran: Vec<&str> = ran.lines().collect();
+    ran.sort_unstable();
+    let mut expected: Vec<String> = ids.iter().map(|id| format!("ran {id}")).collect();
+    expected.sort_unstable();
+    assert_eq!(ran, expected, "each ran once");
+}
