@@ -6,7 +6,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use vespiary_processor::{
-    Caller, Container, Description, Input, JobControl, Output, Plan, Processor, Rejection, Request,
+    Caller, Container, Description, Input, JobControl, Output, Plan, Processor, Rejection, Request, Violations,
 };
 
 /// The text is fixed: what the caller gives comes as an argument (`$1`, a number) and in a variable.
@@ -109,6 +109,16 @@ impl Processor for Echo {
     }
 
     fn shape(&self, request: &Request, _caller: &Caller) -> Result<Plan, Rejection> {
+        let mut wrong = Violations::new();
+        for (id, ..) in echoed() {
+            if request.inputs.is_link(id) {
+                wrong.add(id, "must be a value: this process does not follow links");
+            }
+        }
+        let pause = request.inputs.get("pause").map_or(Some(0), seconds);
+        if pause.is_none() {
+            wrong.add("pause", "must be a whole number of seconds, 0 to 4294967295");
+        }
         // No output named means all.
         let asked = |id: &str| request.outputs.is_empty() || request.outputs.iter().any(|output| output == id);
         let outputs: Map<String, Value> = echoed()
@@ -118,14 +128,12 @@ impl Processor for Echo {
             .collect();
         let outputs = Value::Object(outputs).to_string();
         if outputs.len() > LONGEST_OUTPUTS {
-            return Err(Rejection::of("", "the inputs are larger than the 120 KiB that this process can give back"));
+            wrong.add("", "the inputs are larger than the 120 KiB that this process can give back");
         }
-        let pause = request.inputs.get("pause").map_or(Some(0), seconds);
-        let Some(pause) = pause else {
-            return Err(Rejection::of("pause", "must be a whole number of seconds, 0 or more"));
-        };
+        wrong.check()?;
+        let pause = pause.unwrap_or_default().to_string();
         let main = Container::new("main", &self.config.image)
-            .command(["sh", "-c", SCRIPT, "echo", &pause.to_string()])
+            .command(["sh", "-c", SCRIPT, "echo", &pause])
             .env("ECHO_OUTPUTS", outputs);
         Ok(Plan::new(main).default_media_type("application/json").nonce())
     }
@@ -135,7 +143,10 @@ impl Processor for Echo {
 fn seconds(value: &Value) -> Option<u32> {
     match value.as_u64() {
         Some(seconds) => u32::try_from(seconds).ok(),
-        None => value.as_f64().filter(|seconds| seconds.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(seconds)).map(|seconds| seconds as u32),
+        None => value
+            .as_f64()
+            .filter(|seconds| seconds.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(seconds))
+            .map(|seconds| seconds as u32),
     }
 }
 
@@ -213,6 +224,12 @@ mod tests {
         let text = "'; id; \"$(id)\" `id` \\n %s\nPYGEOAPI_K8S_MANAGER_RESULT_END\u{0}";
         let log = printed(&plan(json!({"message": text}), &[]).unwrap());
         assert_eq!(value(&log), json!({"message": text}));
+    }
+
+    #[test]
+    fn a_link_is_refused() {
+        let rejection = plan(json!({"message": {"href": "https://example.org/x"}}), &[]).unwrap_err();
+        assert_eq!(rejection.violations[0].input, "message");
     }
 
     #[test]

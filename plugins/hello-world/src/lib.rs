@@ -49,7 +49,10 @@ impl Processor for HelloWorld {
             .description("Greets somebody by name, with a message if there is one.")
             .keywords(&["hello", "world", "example"])
             .input("name", Input::new(line(1)).title("Name").description("Who is greeted."))
-            .input("message", Input::new(line(0)).optional().title("Message").description("What is said beside the name."))
+            .input(
+                "message",
+                Input::new(line(0)).optional().title("Message").description("What is said beside the name."),
+            )
             .output(
                 "hello",
                 Output::new(json!({"type": "string", "contentMediaType": "text/plain"}))
@@ -70,7 +73,8 @@ impl Processor for HelloWorld {
             }
         }
         wrong.check()?;
-        let (greeting, words) = if message.is_empty() { ("Hello '%s'!", vec![name]) } else { ("Hello '%s': '%s'", vec![name, message]) };
+        let (greeting, words) =
+            if message.is_empty() { ("Hello '%s'!", vec![name]) } else { ("Hello '%s': '%s'", vec![name, message]) };
         let format = format!(
             "PYGEOAPI_K8S_MANAGER_RESULT_MIMETYPE: text/plain\\nPYGEOAPI_K8S_MANAGER_RESULT_START\\n{greeting}"
         );
@@ -103,13 +107,19 @@ mod tests {
     fn it_describes_itself() {
         let open: HelloWorld = vespiary_processor::load("{}").unwrap();
         let description = open.describe().unwrap();
-        assert_eq!((&description["id"], &description["inputs"]["name"]["minOccurs"]), (&json!("hello-world"), &json!(1)));
+        assert_eq!(
+            (&description["id"], &description["inputs"]["name"]["minOccurs"]),
+            (&json!("hello-world"), &json!(1))
+        );
         assert_eq!(description["inputs"]["message"]["minOccurs"], 0);
         assert_eq!(description["outputs"]["hello"]["schema"]["contentMediaType"], "text/plain");
         assert!(description["inputs"].get("token").is_none());
         let closed: HelloWorld = vespiary_processor::load(r#"{"check_auth": true}"#).unwrap();
         assert!(closed.describe().unwrap()["inputs"].get("token").is_some());
-        assert!(closed.authorize(&Request::execute(json!({}))).is_err() && open.authorize(&Request::execute(json!({}))).is_ok());
+        assert!(
+            closed.authorize(&Request::execute(json!({}))).is_err()
+                && open.authorize(&Request::execute(json!({}))).is_ok()
+        );
         assert!(vespiary_processor::load::<HelloWorld>(r#"{"imgae": "x"}"#).err().unwrap().contains("imgae"));
     }
 

@@ -31,16 +31,19 @@ pub fn authorize(check_auth: bool, request: &Request) -> Result<Caller, Denial> 
     if !check_auth {
         return Ok(Caller::new(subject("anonymous")));
     }
-    let may = principal.is_some_and(|principal| {
-        principal.has("execute") || (request.action == Action::Read && principal.has("read"))
-    });
+    let may = principal
+        .is_some_and(|principal| principal.has("execute") || (request.action == Action::Read && principal.has("read")));
     let token = request.inputs.get(TOKEN_INPUT);
     match token {
         None if may => Ok(Caller::new(subject("anonymous"))),
-        None if principal.is_some() => Err(Denial::Forbidden("this needs the role 'execute' or a valid token".to_owned())),
+        None if principal.is_some() => {
+            Err(Denial::Forbidden("this needs the role 'execute' or a valid token".to_owned()))
+        }
         None => Err(Denial::Unauthenticated(CHALLENGE.to_owned())),
         Some(_) if may => Ok(Caller::new(subject("anonymous")).consume(TOKEN_INPUT)),
-        Some(Value::String(token)) if host::verify_token(token) => Ok(Caller::new(subject("token")).consume(TOKEN_INPUT)),
+        Some(Value::String(token)) if host::verify_token(token) => {
+            Ok(Caller::new(subject("token")).consume(TOKEN_INPUT))
+        }
         Some(_) => Err(Denial::Unauthenticated(CHALLENGE_INVALID_TOKEN.to_owned())),
     }
 }

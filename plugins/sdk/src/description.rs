@@ -215,7 +215,10 @@ mod tests {
         let ids: Vec<_> = written["inputs"].as_object().unwrap().keys().collect();
         assert_eq!(ids, ["z", "a", "m", "token"]);
         let token = json!({"type": "string", "format": "password", "writeOnly": true});
-        assert_eq!((&written["inputs"]["token"]["schema"], &written["inputs"]["token"]["minOccurs"]), (&token, &json!(0)));
+        assert_eq!(
+            (&written["inputs"]["token"]["schema"], &written["inputs"]["token"]["minOccurs"]),
+            (&token, &json!(0))
+        );
         assert_eq!(written["outputs"]["o"]["title"], "O");
     }
 

@@ -103,7 +103,7 @@ macro_rules! export {
         #[allow(unsafe_code, reason = "the exports of the canonical ABI pass pointers")]
         const _: () = {
             type Exports = $crate::Exported<$processor>;
-            $crate::bindings::export_guest!(Exports with_types_in $crate::bindings);
+    $crate::bindings::export_guest!(Exports with_types_in $crate::bindings);
         };
         #[cfg(not(target_family = "wasm"))]
         const _: fn(&str) -> ::core::result::Result<$processor, ::std::string::String> = $crate::load::<$processor>;

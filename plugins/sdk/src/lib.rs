@@ -76,7 +76,7 @@
 //!
 //! # What a container finds and prints
 //! The host sets `PYGEOAPI_JOB_ID`, `PYGEOAPI_PROCESS_ID` and, for a request with inputs, `PYGEOAPI_K8S_MANAGER_INPUTS` (a JSON object
-//! of the inputs without the credentials). A plan must not set them. The result is read out of the log of the first container, or of
+//! of the inputs without the credentials). A plan must not set them, nor any that begins with `VESPIARY_`. The result is read out of the log of the first container, or of
 //! the one that [`Plan::result_container`] names:
 //!
 //! * the first line that contains `PYGEOAPI_K8S_MANAGER_RESULT_MIMETYPE: text/csv` names the media type ([`Plan::default_media_type`] where
@@ -105,16 +105,16 @@ pub mod testing;
 pub use access::{CHALLENGE, CHALLENGE_INVALID_TOKEN, TOKEN_INPUT, authorize, token_input};
 pub use bindings::vespiary::processor::host::Level;
 pub use bindings::vespiary::processor::types::{
-    Action, Caller, ClaimSource, Container, Denial, EmptyDirSource, EnvValue, EnvVariable, ImagePullPolicy, KeyReference,
-    Mount, ObjectSource, Pair, Plan, Rejection, Resources, ResultRules, Security, Toleration, Violation, Volume,
-    VolumeSource,
+    Action, Caller, ClaimSource, Container, Denial, EmptyDirSource, EnvValue, EnvVariable, ImagePullPolicy,
+    KeyReference, Mount, ObjectSource, Pair, Plan, Rejection, Resources, ResultRules, Security, Toleration, Violation,
+    Volume, VolumeSource,
 };
 pub use description::{Description, Input, JobControl, Output};
 #[doc(hidden)]
 pub use export::Exported;
 pub use export::{Processor, load};
 pub use host::{log, verify_token};
-pub use plan::{RESERVED_VARIABLES, holds_marker};
+pub use plan::{holds_marker, is_reserved_variable};
 pub use rejection::Violations;
 pub use request::{Inputs, Principal, Request, inner_value};
 pub use serde_json;

@@ -7,9 +7,12 @@ use crate::{
     Pair, Plan, Resources, ResultRules, Security, Toleration, Volume, VolumeSource,
 };
 
-/// The variables that the host sets in containers; a plan must not set them.
-pub const RESERVED_VARIABLES: [&str; 4] =
-    ["PYGEOAPI_JOB_ID", "PYGEOAPI_PROCESS_ID", "PYGEOAPI_K8S_MANAGER_INPUTS", "VESPIARY_RESULT_NONCE"];
+/// Whether this is the name of a variable that the host sets in containers, or may set one day: a plan must not set it.
+#[must_use]
+pub fn is_reserved_variable(name: &str) -> bool {
+    ["PYGEOAPI_JOB_ID", "PYGEOAPI_PROCESS_ID", "PYGEOAPI_K8S_MANAGER_INPUTS"].contains(&name)
+        || name.starts_with("VESPIARY_")
+}
 
 /// Whether a line with this text could be taken for a marker of a result or of progress. A processor whose container prints text of the caller
 /// without [`Plan::nonce`] rejects such text.
@@ -438,5 +441,7 @@ mod tests {
         assert!(holds_marker("a PYGEOAPI_K8S_MANAGER_RESULT_END b"));
         assert!(holds_marker("VESPIARY_PROGRESS: 5"));
         assert!(!holds_marker("PYGEOAPI_JOB_ID"));
+        assert!(is_reserved_variable("PYGEOAPI_JOB_ID") && is_reserved_variable("VESPIARY_RESULT_NONCE"));
+        assert!(!is_reserved_variable("PYGEOAPI_JOB_IDS"));
     }
 }

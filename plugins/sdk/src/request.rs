@@ -153,6 +153,12 @@ impl Inputs {
         }
     }
 
+    /// Whether the input was given as a link (`{"href": …}`) in place of a value. Nobody has fetched it.
+    #[must_use]
+    pub fn is_link(&self, id: &str) -> bool {
+        self.0.get(id).is_some_and(|input| input.get("href").is_some())
+    }
+
     /// The media type that a qualified value states.
     #[must_use]
     pub fn media_type(&self, id: &str) -> Option<&str> {
@@ -218,6 +224,7 @@ mod tests {
         assert_eq!((inputs.get("nested"), inputs.media_type("nested")), (Some(&json!("c")), Some("text/csv")));
         assert_eq!(inputs.get("box"), Some(&json!({"bbox": [1, 2, 3, 4]})));
         assert_eq!(inputs.get("link"), inputs.raw("link"));
+        assert!(inputs.is_link("link") && !inputs.is_link("qualified") && !inputs.is_link("none"));
         assert_eq!(inputs.list("many"), [&json!(1), &json!(2)]);
         assert_eq!((inputs.list("bare").len(), inputs.list("none").len()), (1, 0));
         assert_eq!(inputs.iter().count(), 6);
