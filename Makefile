@@ -9,7 +9,7 @@ CARGO      := cargo
 
 demo: target/debug/plugins.stamp  ## build, start a server, drop a processor in, run it, show everything
 	$(CARGO) build --bin vespiary
-	sh tests/demo.sh target/debug/vespiary $(WASM)/hello-world.wasm
+	sh tests/demo.sh target/debug/vespiary target/debug/plugins/hello-world.wasm
 
 test: lint target/debug/plugins.stamp  ## everything that must hold, without network and without root
 	$(CARGO) build --workspace --all-targets --features vespiary/failpoints
@@ -38,7 +38,10 @@ plugins: target/debug/plugins.stamp
 target/%/plugins.stamp: toolchain
 	$(CARGO) build --target wasm32-wasip2 --profile plugin $(addprefix -p ,$(GUESTS))
 	mkdir -p target/$*/plugins
-	for name in $(PROCESSORS); do cmp -s $(WASM)/$$name.wasm target/$*/plugins/$$name.wasm || cp $(WASM)/$$name.wasm target/$*/plugins/; done
+	for name in $(PROCESSORS); do \
+	    built=$(WASM)/$$(echo $$name | tr - _).wasm; shipped=target/$*/plugins/$$name.wasm; \
+	    cmp -s $$built $$shipped || cp $$built $$shipped || exit 1; \
+	done
 
 toolchain:
 	@rustup show active-toolchain >/dev/null 2>&1 || rustup toolchain install

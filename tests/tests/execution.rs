@@ -64,11 +64,11 @@ async fn asynchronous_execution() {
     assert!(ended["finished"].is_string() && ended["started"].is_string() && ended["created"].is_string());
     assert_eq!(client.get(&location).await.expect(200).json(), ended);
     let results = client.get(&link(&ended, "results").unwrap()).await.expect(200);
-    assert_eq!(results.text(), "Hello 'Ada': '$(id); 'quoted' \"text\"'\n");
+    assert_eq!(results.text(), "Hello 'Ada': '$(id); 'quoted' \"text\"'");
     assert!(results.header("content-type").starts_with("text/plain"));
     assert!(results.header("content-security-policy").contains("sandbox"));
     let log = client.get(&format!("/jobs/{id}/logs")).await.expect(200);
-    assert!(log.text().ends_with("'$(id); 'quoted' \"text\"'\n"), "{}", log.text());
+    assert!(log.text().ends_with("'$(id); 'quoted' \"text\"'"), "{}", log.text());
     let receipt = client.get(&format!("/jobs/{id}/receipt")).await.expect(200).json();
     assert_eq!(receipt["bytes"], log.body.len());
     assert_eq!(receipt["sha256"].as_str().unwrap().len(), 64);

@@ -68,7 +68,7 @@ async fn a_full_disk() {
     assert_eq!(refused.problem(), "unavailable");
     assert!(!refused.header("retry-after").is_empty());
     // What was there is still readable.
-    assert_eq!(client.get(&format!("/jobs/{before}/results")).await.expect(200).text(), "Hello 'before'\n");
+    assert_eq!(client.get(&format!("/jobs/{before}/results")).await.expect(200).text(), "Hello 'before'!");
     client.get("/readyz").await.expect(503);
     client.get("/healthz").await.expect(200);
     tokio::time::sleep(Duration::from_secs(3)).await;

@@ -143,7 +143,7 @@ async fn a_processor_that_goes_wrong_is_one_request_s_500() {
             client.execute(name, &json!({}), &[]),
             client.execute("hello-world", &json!({ "inputs": { "name": "Ada" } }), &[])
         );
-        assert_eq!(hello.expect(200).text(), "Hello 'Ada'\n".to_owned(), "beside {name}");
+        assert_eq!(hello.expect(200).text(), "Hello 'Ada'!", "beside {name}");
         if name == "garbage" {
             assert!(matches!(broken.status, 400 | 500), "{name}: {}", broken.status);
         } else {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::Error;
 use super::capture::spool::SpooledValue;
 use super::capture::{Captured, CapturedValue};
-use crate::core::{JobDetail, ProcessDescription, validation};
+use crate::core::{JobDetail, ProcessDescription, media_type, validation};
 
 /// The largest value that is parsed, 64 MiB: larger ones are kept as they are and not checked against a schema.
 const PARSED_BYTES: u64 = 64 * 1024 * 1024;
@@ -94,12 +94,8 @@ fn split(declared: &ProcessDescription, bytes: &[u8]) -> Result<Vec<Output>, Str
         let media_type = named
             .or_else(|| output.media_type().map(str::to_owned))
             .unwrap_or_else(|| if inner.is_string() { "text/plain" } else { "application/json" }.to_owned());
-        let is_json = media_type.split(';').next().is_some_and(|essence| {
-            let essence = essence.trim();
-            essence.eq_ignore_ascii_case("application/json") || essence.to_ascii_lowercase().ends_with("+json")
-        });
         let text = match inner {
-            Value::String(text) if !is_json => text.clone().into_bytes(),
+            Value::String(text) if !media_type::is_json(&media_type) => text.clone().into_bytes(),
             other => other.to_string().into_bytes(),
         };
         validation::check_output(declared, &id, &media_type, &text).map_err(|wrong| mismatch(&wrong))?;

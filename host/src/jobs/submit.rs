@@ -100,7 +100,7 @@ impl Jobs {
             self.settings.secret_names.iter().chain(&shaped.process.entry.secret_inputs).cloned().collect();
         let inputs = secrets::mask_inputs(&shaped.process.description, &shaped.request.inputs, &names);
         let (plan, in_plan) = secrets::mask_plan(&shaped.plan, &inputs.values);
-        let lossy = in_plan || inputs.masked;
+        let lossy = in_plan || inputs.inputs != shaped.request.inputs;
         Masked { inputs: Value::Object(inputs.inputs), plan, lossy }
     }
 

@@ -128,6 +128,14 @@ impl ProcessDescription {
     }
 }
 
+impl ProcessDescription {
+    /// The outputs as they stand in the document: an object by output id, empty when there are none.
+    #[must_use]
+    pub fn declared_outputs(&self) -> Value {
+        self.document.get("outputs").cloned().unwrap_or_else(|| Value::Object(Map::new()))
+    }
+}
+
 impl Modes {
     /// `jobControlOptions`. `dismiss` is always there: the host can stop every job.
     #[must_use]
