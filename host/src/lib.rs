@@ -7,5 +7,6 @@
 
 pub mod archive;
 pub mod core;
+pub mod processor;
 pub mod runner;
 pub mod store;
