@@ -72,12 +72,12 @@ impl ProcessorHost {
             .instantiate_pre(&component)
             .map_err(|error| Refusal::OtherContract { reason: words(error) })?;
         let exports: Vec<_> = shape.exports(engine).map(|(name, _)| name.to_owned()).collect();
-        Ok(Arc::new(Processor { digest: Digest::of(bytes), track: track(pre, exports)? }))
+        Ok(Arc::new(Processor { digest: Digest::of(bytes), track: track(pre, &exports)? }))
     }
 }
 
 /// The one track that takes the component. A later major version is tried here first.
-fn track(pre: InstancePre<Guest>, exports: Vec<String>) -> Result<Track, Refusal> {
+fn track(pre: InstancePre<Guest>, exports: &[String]) -> Result<Track, Refusal> {
     let why_not_v1 = match V1::new(pre) {
         Ok(v1) => return Ok(Track::V1(v1)),
         Err(error) => words(error),

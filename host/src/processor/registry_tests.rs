@@ -143,12 +143,15 @@ async fn the_first_of_two_with_one_id_has_it() {
 async fn when_the_first_leaves_the_second_has_the_id() {
     let mut bench = Bench::new(vec![]);
     bench.copy("hello-world", "a.wasm");
-    bench.copy("hello-world", "b.wasm");
+    bench.copy("misbehaving", "b.wasm");
+    std::fs::write(bench.path("b.yaml"), "id: hello-world\n").unwrap();
     bench.until("the second is refused", |registry| !reasons(registry, "b.wasm").is_empty()).await;
     std::fs::remove_file(bench.path("a.wasm")).unwrap();
     bench.until("the second is offered", |registry| registry.reports().len() == 1).await;
     assert!(reasons(&bench.registry, "b.wasm").is_empty());
-    assert_eq!(ids(&bench.registry), ["hello-world"]);
+    let second = bench.registry.get("hello-world").unwrap();
+    assert_eq!(second.digest, Digest::of(&guest("misbehaving")));
+    assert!(bench.kept.contains(&second.digest), "its bytes were kept before it was offered");
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Real components through the whole host: what each fault of a processor ends in, and that it ends nothing else.
 
+#![allow(clippy::needless_pass_by_value, reason = "`json!` in a call reads better than a reference to it")]
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
