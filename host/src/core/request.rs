@@ -6,6 +6,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::json::{MAX_DEPTH, is_too_deep};
+use super::{Violation, media_type, pointer::join};
+
 /// The body of `POST /processes/{processID}/execution`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExecuteRequest {
@@ -15,6 +18,65 @@ pub struct ExecuteRequest {
     pub outputs: OutputSelection,
     /// How they are to be answered.
     pub response: ResponseMode,
+}
+
+impl ExecuteRequest {
+    /// Reads a body; an empty one is a request without inputs. Of a key that is there twice, the last counts. Other members than
+    /// `inputs`, `outputs`, `response` and `subscriber` are ignored, and so is a well-formed `subscriber`.
+    ///
+    /// # Errors
+    /// Everything that is wrong with its form. What the process says of it is checked by [`super::validation::check_request`].
+    pub fn parse(body: &[u8]) -> Result<Self, Vec<Violation>> {
+        let body = if body.trim_ascii().is_empty() { b"{}" } else { body };
+        let mut members: Map<String, Value> = match serde_json::from_slice(body) {
+            Ok(Value::Object(members)) => members,
+            Ok(_) => {
+                return Err(vec![Violation::new("", "must be a JSON object with 'inputs' and, if wanted, 'outputs'")]);
+            }
+            Err(error) => return Err(vec![Violation::new("", format!("is not JSON: {error}"))]),
+        };
+        if members.values().any(|member| is_too_deep(member, MAX_DEPTH - 1)) {
+            return Err(vec![Violation::new("", format!("is nested more than {MAX_DEPTH} levels deep"))]);
+        }
+        let mut out = Vec::new();
+        let inputs = match members.remove("inputs") {
+            None => Map::new(),
+            Some(Value::Object(inputs)) => inputs,
+            Some(Value::Array(_)) => {
+                out.push(Violation::new("/inputs", "must be an object of values by input id, not a list"));
+                Map::new()
+            }
+            Some(_) => {
+                out.push(Violation::new("/inputs", "must be an object of values by input id"));
+                Map::new()
+            }
+        };
+        let outputs = OutputSelection::read(members.get("outputs"), &mut out);
+        let response = match members.get("response").map(Value::as_str) {
+            None | Some(Some("raw")) => ResponseMode::Raw,
+            Some(Some("document")) => ResponseMode::Document,
+            Some(_) => {
+                out.push(Violation::new("/response", "must be 'raw' or 'document'"));
+                ResponseMode::Raw
+            }
+        };
+        check_subscriber(members.get("subscriber"), &mut out);
+        if out.is_empty() { Ok(Self { inputs, outputs, response }) } else { Err(out) }
+    }
+}
+
+/// `subscriber.yaml`: an object of absolute URIs.
+fn check_subscriber(subscriber: Option<&Value>, out: &mut Vec<Violation>) {
+    let Some(subscriber) = subscriber else { return };
+    let Some(members) = subscriber.as_object() else {
+        out.push(Violation::new("/subscriber", "must be an object with 'successUri'"));
+        return;
+    };
+    for name in ["successUri", "inProgressUri", "failedUri"] {
+        if members.get(name).is_some_and(|uri| !uri.as_str().is_some_and(|uri| url::Url::parse(uri).is_ok())) {
+            out.push(Violation::new(join("/subscriber", name), "must be an absolute URI"));
+        }
+    }
 }
 
 /// `response` of the request.
@@ -56,6 +118,23 @@ pub struct OutputRequest {
 }
 
 impl OutputSelection {
+    /// Reads `outputs`. Left out and empty both mean all: the standard leaves `{}` undefined.
+    fn read(outputs: Option<&Value>, out: &mut Vec<Violation>) -> Self {
+        let at = "/outputs";
+        let members = match outputs {
+            None => return Self(None),
+            Some(Value::Object(members)) if members.is_empty() => return Self(None),
+            Some(Value::Object(members)) => members,
+            Some(_) => {
+                out.push(Violation::new(at, "must be an object by output id"));
+                return Self(None);
+            }
+        };
+        Self(Some(
+            members.iter().map(|(id, wish)| (id.clone(), OutputRequest::read(wish, &join(at, id), out))).collect(),
+        ))
+    }
+
     /// Whether this output is asked for.
     #[must_use]
     pub fn includes(&self, output: &str) -> bool {
@@ -66,5 +145,115 @@ impl OutputSelection {
     #[must_use]
     pub fn mode(&self, output: &str) -> TransmissionMode {
         self.0.as_ref().and_then(|chosen| chosen.get(output)).map(|wish| wish.transmission_mode).unwrap_or_default()
+    }
+}
+
+impl OutputRequest {
+    fn read(wish: &Value, at: &str, out: &mut Vec<Violation>) -> Self {
+        let Some(members) = wish.as_object() else {
+            out.push(Violation::new(at, "must be an object; {} takes the defaults"));
+            return Self::default();
+        };
+        let transmission_mode = match members.get("transmissionMode").map(Value::as_str) {
+            None | Some(Some("value")) => TransmissionMode::Value,
+            Some(Some("reference")) => TransmissionMode::Reference,
+            Some(_) => {
+                out.push(Violation::new(join(at, "transmissionMode"), "must be 'value' or 'reference'"));
+                TransmissionMode::Value
+            }
+        };
+        let at = join(at, "format");
+        let media_type = match members.get("format") {
+            None => None,
+            Some(Value::Object(format)) => match format.get("mediaType") {
+                None => None,
+                Some(Value::String(text)) if media_type::is_valid(text) => Some(text.clone()),
+                Some(_) => {
+                    out.push(Violation::new(join(&at, "mediaType"), "must be a media type, 'application/json' say"));
+                    None
+                }
+            },
+            Some(_) => {
+                out.push(Violation::new(at, "must be an object with 'mediaType'"));
+                None
+            }
+        };
+        Self { transmission_mode, media_type }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn pointers(body: &str) -> Vec<String> {
+        ExecuteRequest::parse(body.as_bytes()).unwrap_err().into_iter().map(|violation| violation.pointer).collect()
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_standard() {
+        for body in ["", " \n", "{}", r#"{"inputs": {}, "outputs": {}, "mode": "async"}"#] {
+            let request = ExecuteRequest::parse(body.as_bytes()).unwrap();
+            assert!(request.inputs.is_empty() && request.outputs.includes("any"), "{body}");
+            assert_eq!(request.response, ResponseMode::Raw);
+        }
+    }
+
+    #[test]
+    fn everything_is_read() {
+        let body = r#"{"inputs": {"b": 1, "a": [2]}, "response": "document", "subscriber": {"successUri": "http://x/y"},
+            "outputs": {"o": {"transmissionMode": "reference", "format": {"mediaType": "text/csv"}}, "p": {}}}"#;
+        let request = ExecuteRequest::parse(body.as_bytes()).unwrap();
+        assert_eq!(request.inputs.keys().collect::<Vec<_>>(), ["b", "a"]);
+        assert_eq!(request.response, ResponseMode::Document);
+        assert_eq!(request.outputs.mode("o"), TransmissionMode::Reference);
+        assert_eq!(request.outputs.mode("p"), TransmissionMode::Value);
+        assert!(!request.outputs.includes("q"));
+        assert_eq!(request.outputs.0.unwrap()["o"].media_type.as_deref(), Some("text/csv"));
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once() {
+        assert_eq!(pointers("nonsense"), [""]);
+        assert_eq!(pointers("[]"), [""]);
+        assert_eq!(pointers(&format!(r#"{{"inputs": {}1{}}}"#, "[".repeat(70), "]".repeat(70))), [""]);
+        assert_eq!(
+            pointers(
+                r#"{"inputs": [], "response": "xml", "subscriber": {"successUri": "no uri", "failedUri": 1},
+                    "outputs": {"a": 1, "b": {"transmissionMode": "mail"}, "c": {"format": {"mediaType": "x"}}, "d": {"format": []}}}"#
+            ),
+            [
+                "/inputs",
+                "/outputs/a",
+                "/outputs/b/transmissionMode",
+                "/outputs/c/format/mediaType",
+                "/outputs/d/format",
+                "/response",
+                "/subscriber/successUri",
+                "/subscriber/failedUri"
+            ]
+        );
+        assert_eq!(
+            pointers(r#"{"inputs": 1, "outputs": "a", "subscriber": 1}"#),
+            ["/inputs", "/outputs", "/subscriber"]
+        );
+        // A key with which the JSON parser hides text inside text: its depth counts too.
+        let hidden =
+            serde_json::json!({"$serde_json::private::RawValue": format!("{}{}", "[".repeat(100), "]".repeat(100))});
+        assert_eq!(pointers(&format!(r#"{{"inputs": {{"a": {hidden}}}}}"#)), [""]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_answered(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = ExecuteRequest::parse(&body);
+        }
+
+        #[test]
+        fn almost_requests_are_answered(body in r#"[{}\[\]":, ]{0,20}|\{"(inputs|outputs|response)": ?[{}\[\]"a1:,]{0,8}\}"#) {
+            let _ = ExecuteRequest::parse(body.as_bytes());
+        }
     }
 }

@@ -1,4 +1,0 @@
-//! Policy.
-/// Bounds.
-#[derive(Debug, Default)]
-pub struct Policy {}
