@@ -1,1 +1,120 @@
-//! SDK.
+//! Write a Vespiary processor in a page of Rust.
+//!
+//! A processor says what a process is, who may use it and which containers a request becomes. It runs nothing itself. With
+//! this crate it is a type that implements [`Processor`] and one line with [`export!`]:
+//!
+//! ```
+//! use serde::Deserialize;
+//! use serde_json::{Value, json};
+//! use vespiary_processor::{Caller, Container, Description, Input, Output, Plan, Processor, Rejection, Request, Violations};
+//!
+//! /// What the operator writes under `config:`.
+//! #[derive(Deserialize)]
+//! #[serde(default, deny_unknown_fields)]
+//! struct Config {
+//!     image: String,
+//! }
+//!
+//! impl Default for Config {
+//!     fn default() -> Self {
+//!         Self { image: "busybox:1.36".to_owned() }
+//!     }
+//! }
+//!
+//! struct WordCount {
+//!     config: Config,
+//! }
+//!
+//! impl Processor for WordCount {
+//!     type Config = Config;
+//!
+//!     fn new(config: Config) -> Result<Self, String> {
+//!         Ok(Self { config })
+//!     }
+//!
+//!     fn describe(&self) -> Result<Value, String> {
+//!         Ok(Description::new("word-count", "1.0.0")
+//!             .title("Word count")
+//!             .input("text", Input::new(json!({"type": "string", "maxLength": 1000})).title("Text to count in"))
+//!             .output("count", Output::new(json!({"type": "string", "contentMediaType": "text/plain"})))
+//!             .token_input(self.check_auth())
+//!             .into())
+//!     }
+//!
+//!     fn shape(&self, request: &Request, _caller: &Caller) -> Result<Plan, Rejection> {
+//!         let mut wrong = Violations::new();
+//!         let text: String = request.inputs.require("text", &mut wrong);
+//!         if text.contains('\0') {
+//!             wrong.add("text", "must not hold a zero byte");
+//!         }
+//!         wrong.check()?;
+//!         let script = "echo PYGEOAPI_K8S_MANAGER_RESULT_START; printf %s \"$1\" | wc -w";
+//!         // Caller-given text is an argument or a variable's value, never part of a script.
+//!         let main = Container::new("main", &self.config.image).command(["sh", "-c", script, "word-count", &text]);
+//!         Ok(Plan::new(main).default_media_type("text/plain"))
+//!     }
+//! }
+//!
+//! vespiary_processor::export!(WordCount);
+//! ```
+//!
+//! # Build
+//! `Cargo.toml` needs `crate-type = ["cdylib"]` under `[lib]`, and `serde`, `serde_json` and this crate as dependencies. Then
+//! `rustup target add wasm32-wasip2` and `cargo build --release --target wasm32-wasip2` make
+//! `target/wasm32-wasip2/release/word_count.wasm`, which is a component that can be deployed as it is. `vespiary check word_count.wasm`
+//! shows what it makes of a configuration and a request.
+//!
+//! # The three functions
+//! | function | is asked | answers |
+//! |---|---|---|
+//! | [`Processor::describe`] | once, when the component is loaded | the process description of OGC API - Processes; [`Description`] writes one |
+//! | [`Processor::authorize`] | before every execution | a [`Caller`], or a [`Denial`] (401 or 403); the default is [`authorize`] |
+//! | [`Processor::shape`] | after that | a [`Plan`], or a [`Rejection`] with all that is wrong (400) |
+//!
+//! Each call runs in a fresh instance with 100 ms and 64 MiB of its own (the operator can change both), without files, sockets or
+//! environment. Nothing is kept from one call to the next. `shape` must give the same plan for the same arguments.
+//!
+//! # What a container finds and prints
+//! The host sets `PYGEOAPI_JOB_ID`, `PYGEOAPI_PROCESS_ID` and, for a request with inputs, `PYGEOAPI_K8S_MANAGER_INPUTS` (a JSON object
+//! of the inputs without the credentials). A plan must not set them, nor any that begins with `VESPIARY_`. The result is read out of the log of the first container, or of
+//! the one that [`Plan::result_container`] names:
+//!
+//! * the first line that contains `PYGEOAPI_K8S_MANAGER_RESULT_MIMETYPE: text/csv` names the media type ([`Plan::default_media_type`] where
+//!   there is none);
+//! * what follows the line that contains `PYGEOAPI_K8S_MANAGER_RESULT_START` is the value, to the end of the log or to a line that
+//!   contains `PYGEOAPI_K8S_MANAGER_RESULT_END`;
+//! * a process with one output has the value as that output; one with several prints a JSON object by output id;
+//! * with [`Plan::nonce`] a marker counts only on a line that also contains the text of the variable `VESPIARY_RESULT_NONCE`. Use it where
+//!   a container prints text of the caller; [`holds_marker`] tells whether a text could pass for a marker without it.
+//!
+//! # Tests
+//! The crate compiles natively, so that a processor's functions are called in plain unit tests: see [`testing`].
+
+mod access;
+#[doc(hidden)]
+pub mod bindings;
+mod description;
+mod export;
+mod host;
+mod plan;
+mod rejection;
+mod request;
+#[cfg(not(target_family = "wasm"))]
+pub mod testing;
+
+pub use access::{CHALLENGE, CHALLENGE_INVALID_TOKEN, TOKEN_INPUT, authorize, token_input};
+pub use bindings::vespiary::processor::host::Level;
+pub use bindings::vespiary::processor::types::{
+    Action, Caller, ClaimSource, Container, Denial, EmptyDirSource, EnvValue, EnvVariable, ImagePullPolicy,
+    KeyReference, Mount, ObjectSource, Pair, Plan, Rejection, Resources, ResultRules, Security, Toleration, Violation,
+    Volume, VolumeSource,
+};
+pub use description::{Description, Input, JobControl, Output};
+#[doc(hidden)]
+pub use export::Exported;
+pub use export::{Processor, load};
+pub use host::{log, verify_token};
+pub use plan::{holds_marker, is_reserved_variable};
+pub use rejection::Violations;
+pub use request::{Inputs, Principal, Request, inner_value};
+pub use serde_json;

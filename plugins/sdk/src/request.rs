@@ -1,0 +1,271 @@
+//! The request as a processor sees it: parsed, with accessors that look through the standard's ways to wrap a value.
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::bindings::vespiary::processor::types;
+use crate::{Action, Violations};
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    /// Execute, dismiss or read.
+    pub action: Action,
+    /// The process's id as it stands in the URL; it may differ from the one in the description when the operator renamed it.
+    pub process_id: String,
+    /// The job that is read or dismissed; none for an execution.
+    pub job_id: Option<String>,
+    /// The inputs by id; empty for `read` and `dismiss`.
+    pub inputs: Inputs,
+    /// The ids of the outputs that are asked for.
+    pub outputs: Vec<String>,
+    /// Who asks, as the host verified it. None when the request carried no credential.
+    pub principal: Option<Principal>,
+    /// The request headers that the operator lets through to this process, names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// What later minor versions of the contract add; an object.
+    pub extensions: Map<String, Value>,
+}
+
+impl Request {
+    /// A request to execute, with these inputs (an object; anything else counts as no inputs), no principal and no output named.
+    /// For tests.
+    #[must_use]
+    pub fn execute(inputs: Value) -> Self {
+        Self {
+            action: Action::Execute,
+            process_id: String::new(),
+            job_id: None,
+            inputs: Inputs::from(if let Value::Object(inputs) = inputs { inputs } else { Map::new() }),
+            outputs: Vec::new(),
+            principal: None,
+            headers: Vec::new(),
+            extensions: Map::new(),
+        }
+    }
+
+    /// The same request from this principal.
+    #[must_use]
+    pub fn from_principal(mut self, subject: &str, roles: &[&str]) -> Self {
+        let roles = roles.iter().copied().map(str::to_owned).collect();
+        self.principal = Some(Principal { subject: subject.to_owned(), roles, claims: Map::new() });
+        self
+    }
+
+    /// The value of a header that the operator lets through; `name` in lower case.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+}
+
+impl TryFrom<types::Request> for Request {
+    type Error = String;
+
+    /// Fails if the host gave something that is not the text of a JSON object where the contract has one.
+    fn try_from(request: types::Request) -> Result<Self, String> {
+        let principal = match request.principal {
+            Some(principal) => Some(Principal {
+                subject: principal.subject,
+                roles: principal.roles,
+                claims: object("claims", &principal.claims)?,
+            }),
+            None => None,
+        };
+        Ok(Self {
+            action: request.action,
+            process_id: request.process_id,
+            job_id: request.job_id,
+            inputs: Inputs(object("inputs", &request.inputs)?),
+            outputs: request.outputs,
+            principal,
+            headers: request.headers.into_iter().map(|header| (header.name, header.value)).collect(),
+            extensions: object("extensions", &request.extensions)?,
+        })
+    }
+}
+
+fn object(what: &str, text: &str) -> Result<Map<String, Value>, String> {
+    if text.is_empty() {
+        return Ok(Map::new());
+    }
+    serde_json::from_str(text).map_err(|cause| format!("the host's {what} are not a JSON object: {cause}"))
+}
+
+/// Who asks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Principal {
+    /// The token's name, or the subject that the identity provider gave.
+    pub subject: String,
+    /// Any of `read`, `execute`, `deploy`, `admin`.
+    pub roles: Vec<String>,
+    /// What the identity provider says of the subject; empty for tokens from the configuration.
+    pub claims: Map<String, Value>,
+}
+
+impl Principal {
+    /// Whether it may do what this role allows: it has the role, or `admin`.
+    #[must_use]
+    pub fn has(&self, role: &str) -> bool {
+        self.roles.iter().any(|held| held == role || held == "admin")
+    }
+}
+
+/// The inputs of a request, by id and in the order in which they were sent.
+///
+/// The standard lets a client send a value bare (`"text"`) or qualified (`{"value": "text", "mediaType": "text/plain"}`). All
+/// accessors but [`Inputs::raw`] give the value itself in both cases.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Inputs(Map<String, Value>);
+
+impl From<Map<String, Value>> for Inputs {
+    fn from(inputs: Map<String, Value>) -> Self {
+        Self(inputs)
+    }
+}
+
+impl Inputs {
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The input as it was sent.
+    #[must_use]
+    pub fn raw(&self, id: &str) -> Option<&Value> {
+        self.0.get(id)
+    }
+
+    /// The value of an input.
+    #[must_use]
+    pub fn get(&self, id: &str) -> Option<&Value> {
+        self.0.get(id).map(inner_value)
+    }
+
+    /// The values of an input that may be given several times: the elements of the array, or the one value; none if it was not given.
+    #[must_use]
+    pub fn list(&self, id: &str) -> Vec<&Value> {
+        match self.get(id) {
+            Some(Value::Array(values)) => values.iter().map(inner_value).collect(),
+            Some(value) => vec![value],
+            None => Vec::new(),
+        }
+    }
+
+    /// Whether the input was given as a link (`{"href": …}`) in place of a value. Nobody has fetched it.
+    #[must_use]
+    pub fn is_link(&self, id: &str) -> bool {
+        self.0.get(id).is_some_and(|input| input.get("href").is_some())
+    }
+
+    /// The media type that a qualified value states.
+    #[must_use]
+    pub fn media_type(&self, id: &str) -> Option<&str> {
+        let input = self.0.get(id)?;
+        let format = input.get("format").filter(|format| format.is_object()).unwrap_or(input);
+        format.get("mediaType").and_then(Value::as_str)
+    }
+
+    /// All inputs with their values, in the order in which they were sent.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.0.iter().map(|(id, value)| (id.as_str(), inner_value(value)))
+    }
+
+    /// Reads the value of an input that may be left out. None if it was; a value of another type is noted in `wrong`.
+    pub fn read<T: DeserializeOwned>(&self, id: &str, wrong: &mut Violations) -> Option<T> {
+        match T::deserialize(self.get(id)?) {
+            Ok(value) => Some(value),
+            Err(cause) => {
+                wrong.add(id, cause.to_string());
+                None
+            }
+        }
+    }
+
+    /// Reads the value of an input that must be given. If it was not, or has another type, that is noted in `wrong` and the answer is a
+    /// default: call [`Violations::check`] before it is used.
+    pub fn require<T: DeserializeOwned + Default>(&self, id: &str, wrong: &mut Violations) -> T {
+        if !self.0.contains_key(id) {
+            wrong.add(id, "is required");
+        }
+        self.read(id, wrong).unwrap_or_default()
+    }
+}
+
+/// The value inside a qualified value (an object with `value` and without `href`); any other value is itself.
+#[must_use]
+pub fn inner_value(input: &Value) -> &Value {
+    match input {
+        Value::Object(members) if !members.contains_key("href") => members.get("value").unwrap_or(input),
+        _ => input,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn values_are_seen_through_their_wrapping() {
+        let request = Request::execute(json!({
+            "bare": "a",
+            "qualified": {"value": "b", "mediaType": "text/plain"},
+            "nested": {"value": "c", "format": {"mediaType": "text/csv"}},
+            "box": {"bbox": [1, 2, 3, 4]},
+            "link": {"href": "http://example.org/x", "value": 1},
+            "many": [1, {"value": 2}],
+        }));
+        let inputs = &request.inputs;
+        assert_eq!(inputs.get("bare"), Some(&json!("a")));
+        assert_eq!((inputs.get("qualified"), inputs.media_type("qualified")), (Some(&json!("b")), Some("text/plain")));
+        assert_eq!((inputs.get("nested"), inputs.media_type("nested")), (Some(&json!("c")), Some("text/csv")));
+        assert_eq!(inputs.get("box"), Some(&json!({"bbox": [1, 2, 3, 4]})));
+        assert_eq!(inputs.get("link"), inputs.raw("link"));
+        assert!(inputs.is_link("link") && !inputs.is_link("qualified") && !inputs.is_link("none"));
+        assert_eq!(inputs.list("many"), [&json!(1), &json!(2)]);
+        assert_eq!((inputs.list("bare").len(), inputs.list("none").len()), (1, 0));
+        assert_eq!(inputs.iter().count(), 6);
+    }
+
+    #[test]
+    fn everything_wrong_is_noted() {
+        let request = Request::execute(json!({"count": "three", "scale": {"value": 2.5}}));
+        let mut wrong = Violations::new();
+        assert_eq!(request.inputs.require::<String>("name", &mut wrong), "");
+        assert_eq!(request.inputs.read::<u32>("count", &mut wrong), None);
+        assert_eq!(request.inputs.read::<f64>("scale", &mut wrong), Some(2.5));
+        assert_eq!(request.inputs.read::<f64>("absent", &mut wrong), None);
+        let violations = wrong.check().unwrap_err().violations;
+        let named: Vec<_> = violations.iter().map(|violation| violation.input.as_str()).collect();
+        assert_eq!(named, ["name", "count"]);
+    }
+
+    #[test]
+    fn what_the_host_sends_is_parsed() {
+        let sent = |inputs: &str| types::Request {
+            action: Action::Execute,
+            process_id: "p".to_owned(),
+            job_id: None,
+            inputs: inputs.to_owned(),
+            outputs: vec!["o".to_owned()],
+            principal: Some(types::Principal {
+                subject: "ann".to_owned(),
+                roles: vec!["execute".to_owned()],
+                claims: r#"{"group": "lab"}"#.to_owned(),
+                extensions: String::new(),
+            }),
+            headers: vec![types::Pair { name: "x-lab".to_owned(), value: "7".to_owned() }],
+            extensions: String::new(),
+        };
+        let request = Request::try_from(sent(r#"{"b": 1, "a": 2}"#)).unwrap();
+        assert_eq!(request.inputs.iter().map(|(id, _)| id).collect::<Vec<_>>(), ["b", "a"]);
+        assert_eq!(request.header("x-lab"), Some("7"));
+        let principal = request.principal.unwrap();
+        assert_eq!(principal.claims.get("group"), Some(&json!("lab")));
+        assert!(principal.has("execute") && !principal.has("deploy"));
+        assert!(Request::try_from(sent("[]")).unwrap_err().contains("inputs"));
+    }
+}
