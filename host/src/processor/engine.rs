@@ -1,0 +1,290 @@
+//! The WebAssembly engine: one pool of instances, one clock, one cache of compiled code. Every call runs in an instance of its own,
+//! within its time, memory, output and a place among the concurrent calls, whatever the guest does.
+//!
+//! Where a guest's code runs: a call takes some 20 µs, far less than a hop to another thread and back, so it begins on the async
+//! worker that asks for it. A guest that still runs (or waits) after two ticks of the clock gives the worker back, and its call
+//! goes on as it stands on a thread for blocking work, at most as many of those at once as there are processors. So a worker
+//! is held for at most two to three ticks (4 to 6 ms) by any guest, a guest that loops for its whole deadline competes with the HTTP server as a
+//! thread that the kernel preempts, and the common call pays nothing for it. Calls are fibers: that is what lets them move, and
+//! what lets one be dropped that waits in a clock of WASI, which no epoch interrupts.
+
+use std::fs::{DirBuilder, Permissions};
+use std::future::{Future, poll_fn};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use wasmtime::component::Linker;
+use wasmtime::{
+    Cache, CacheConfig, Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store, Trap,
+    UpdateDeadline,
+};
+use wasmtime_wasi::I32Exit;
+
+use super::error::ProcessorError;
+use super::imports::{Guest, MemoryExceeded, VerifyToken};
+use super::settings::Settings;
+use super::ticker::{TICK, Ticker, Ticking};
+use super::{text, v1};
+
+/// Ticks that a call may hold an async worker.
+const INLINE_TICKS: u64 = 2;
+/// What is kept of a memory between two calls. At or above a plugin's initial memory (1.1 MiB for Rust) it spares the system
+/// calls that would otherwise serialise all instances in the kernel.
+const KEEP_RESIDENT: usize = 2 << 20;
+/// Core instances, and tables, that one component may have: Python's are made of some dozens of modules.
+const CORE_INSTANCES: u32 = 64;
+const TABLES: u32 = 32;
+const MEMORIES: u32 = 4;
+
+/// Compiles processors and runs their calls. Cheap to clone.
+#[derive(Clone)]
+pub struct ProcessorHost(pub(super) Arc<Inner>);
+
+pub(super) struct Inner {
+    pub(super) engine: Engine,
+    pub(super) linker: Linker<Guest>,
+    pub(super) settings: Settings,
+    /// One compilation at a time: each uses all processors already.
+    pub(super) compiling: Semaphore,
+    verify: VerifyToken,
+    places: Arc<Semaphore>,
+    slow_places: Arc<Semaphore>,
+    ticker: Ticker,
+    cache: Option<Cache>,
+}
+
+/// Where a call failed.
+pub(super) enum CallFailure {
+    /// While the instance was made.
+    Start(wasmtime::Error),
+    /// In the guest, or while its answer was read.
+    Run(wasmtime::Error),
+}
+
+/// The guest's time is over.
+#[derive(Debug, thiserror::Error)]
+#[error("the guest's time is over")]
+struct TimeOver;
+
+/// What one call is about.
+pub(super) struct Call {
+    /// `describe`, `authorize` or `shape`.
+    pub(super) name: &'static str,
+    /// The process, for the log.
+    pub(super) process: Arc<str>,
+    /// Its configuration.
+    pub(super) config: Arc<str>,
+    pub(super) deadline: Duration,
+}
+
+impl ProcessorHost {
+    /// Sets the engine up. `cache_dir` is where compiled code is kept, private to this user; it is made if it is not there, and where it cannot
+    /// be written the host works without it. `verify_token` says whether a text is a token that may execute.
+    ///
+    /// # Errors
+    /// When the settings are out of bounds, the folder belongs to someone else, or the machine cannot reserve the address space.
+    pub fn new(settings: &Settings, cache_dir: &Path, verify_token: VerifyToken) -> Result<Self, ProcessorError> {
+        if let Some(wrong) = settings.violations().into_iter().next() {
+            return Err(ProcessorError::Settings(format!(
+                "{}: {}",
+                wrong.pointer.trim_start_matches('/'),
+                wrong.message
+            )));
+        }
+        let cache = open_cache(cache_dir)?;
+        let engine = Engine::new(&engine_config(settings, cache.clone()))
+            .map_err(|error| ProcessorError::Engine(error.into()))?;
+        let mut linker = Linker::new(&engine);
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker)
+            .and_then(|()| v1::link(&mut linker))
+            .map_err(|error| ProcessorError::Engine(error.into()))?;
+        let ticker = Ticker::start(engine.clone()).map_err(|error| ProcessorError::Engine(error.into()))?;
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Self(Arc::new(Inner {
+            engine,
+            linker,
+            settings: settings.clone(),
+            compiling: Semaphore::new(1),
+            verify: verify_token,
+            places: Arc::new(Semaphore::new(settings.concurrent_calls as usize)),
+            slow_places: Arc::new(Semaphore::new(processors)),
+            ticker,
+            cache,
+        })))
+    }
+
+    /// The settings in force.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
+    /// How often compiled code was found in the cache, and how often not, since the start.
+    #[must_use]
+    pub fn cache_counts(&self) -> (usize, usize) {
+        self.0.cache.as_ref().map_or((0, 0), |cache| (cache.cache_hits(), cache.cache_misses()))
+    }
+
+    /// Runs one call in a fresh instance.
+    pub(super) async fn call<T, F, Fut>(&self, call: Call, run: F) -> Result<T, ProcessorError>
+    where
+        T: Send + 'static,
+        F: FnOnce(Store<Guest>) -> Fut,
+        Fut: Future<Output = Result<T, CallFailure>> + Send + 'static,
+    {
+        let inner = &self.0;
+        let queue = inner.settings.queue();
+        let place = free_place(&inner.places, queue).await?;
+        let ticking = inner.ticker.tick();
+        let guest = Guest::new(call.process, call.config, Arc::clone(&inner.verify), inner.settings.memory_bytes());
+        let mut running = Box::pin(run(self.store(guest, call.deadline)));
+
+        let first = poll_fn(|context| Poll::Ready(running.as_mut().poll(context))).await;
+        let answer = match first {
+            Poll::Ready(answer) => answer,
+            Poll::Pending => {
+                let slow = free_place(&inner.slow_places, queue).await?;
+                match go_on_elsewhere(running, call.deadline, (place, slow, ticking)).await? {
+                    Some(answer) => answer,
+                    None => return Err(ProcessorError::DeadlineExceeded { call: call.name, deadline: call.deadline }),
+                }
+            }
+        };
+        answer.map_err(|failure| self.explain(failure, call.name, call.deadline))
+    }
+
+    fn store(&self, guest: Guest, deadline: Duration) -> Store<Guest> {
+        let mut store = Store::new(&self.0.engine, guest);
+        store.limiter(|guest| guest);
+        // What a guest may hand over in one piece, counted before it is copied.
+        store.set_hostcall_fuel(self.0.settings.output_bytes());
+        store.set_max_component_handles(1000);
+        let ticks = u64::try_from(deadline.as_nanos().div_ceil(TICK.as_nanos())).unwrap_or(u64::MAX).max(1);
+        store.set_epoch_deadline(ticks.min(INLINE_TICKS));
+        // First the worker is given back, then, when the rest of the time is over, the call ends. The rest counts from where the call goes on,
+        // so that a wait for a place is not the guest's fault.
+        let mut rest = ticks.checked_sub(INLINE_TICKS).filter(|rest| *rest > 0);
+        store.epoch_deadline_callback(move |_| match rest.take() {
+            Some(rest) => Ok(UpdateDeadline::Yield(rest)),
+            None => Err(TimeOver.into()),
+        });
+        store
+    }
+
+    fn explain(&self, failure: CallFailure, call: &'static str, deadline: Duration) -> ProcessorError {
+        let (error, starting) = match failure {
+            CallFailure::Start(error) => (error, true),
+            CallFailure::Run(error) => (error, false),
+        };
+        if error.is::<TimeOver>() {
+            return ProcessorError::DeadlineExceeded { call, deadline };
+        }
+        if error.is::<MemoryExceeded>() {
+            return ProcessorError::OutOfMemory { call, limit_mib: self.0.settings.memory_mib };
+        }
+        let trap = error.downcast_ref::<Trap>().map(|trap| text::clean(&trap.to_string(), 200));
+        let exit = error.downcast_ref::<I32Exit>().map(|exit| format!("it exited with status {}", exit.0));
+        match trap.or(exit) {
+            Some(reason) => ProcessorError::Trapped { call, reason, source: error.into() },
+            None if starting => ProcessorError::NotInstantiated { call, source: error.into() },
+            None => ProcessorError::BadAnswer { call, limit_kib: self.0.settings.output_kib, source: error.into() },
+        }
+    }
+}
+
+async fn free_place(places: &Arc<Semaphore>, patience: Duration) -> Result<OwnedSemaphorePermit, ProcessorError> {
+    if let Ok(place) = Arc::clone(places).try_acquire_owned() {
+        return Ok(place);
+    }
+    match tokio::time::timeout(patience, Arc::clone(places).acquire_owned()).await {
+        Ok(Ok(place)) => Ok(place),
+        Ok(Err(_)) => Err(ProcessorError::Stopping),
+        Err(_) => Err(ProcessorError::Overloaded { waited: patience }),
+    }
+}
+
+/// Drives a call to its end on a thread for blocking work; `None` when it waited past the deadline. The call keeps its places until it
+/// has ended, even when nobody waits for it any more.
+async fn go_on_elsewhere<T: Send + 'static>(
+    running: Pin<Box<impl Future<Output = T> + Send + 'static>>,
+    deadline: Duration,
+    held: (OwnedSemaphorePermit, OwnedSemaphorePermit, Ticking),
+) -> Result<Option<T>, ProcessorError> {
+    let runtime = tokio::runtime::Handle::current();
+    let rest = tokio::task::spawn_blocking(move || {
+        let answer = runtime.block_on(async { tokio::time::timeout(deadline, running).await.ok() });
+        drop(held);
+        answer
+    });
+    // Only a runtime that shuts down drops work.
+    rest.await.map_err(|_| ProcessorError::Stopping)
+}
+
+fn engine_config(settings: &Settings, cache: Option<Cache>) -> Config {
+    let calls = settings.concurrent_calls;
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(calls)
+        .total_core_instances(calls.saturating_mul(CORE_INSTANCES))
+        .total_memories(calls.saturating_mul(MEMORIES).min(1024).max(calls))
+        .total_tables(calls.saturating_mul(TABLES))
+        .total_stacks(calls)
+        .max_core_instances_per_component(CORE_INSTANCES)
+        .max_memories_per_component(MEMORIES)
+        .max_tables_per_component(TABLES)
+        .table_elements(64 << 10)
+        .max_memory_size(settings.memory_bytes())
+        .max_unused_warm_slots(calls)
+        .linear_memory_keep_resident(KEEP_RESIDENT)
+        .table_keep_resident(64 << 10);
+    let mut config = Config::new();
+    config
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
+        .epoch_interruption(true)
+        .async_stack_size(1 << 20)
+        .max_wasm_stack(512 << 10)
+        .cache(cache);
+    config
+}
+
+/// The engine's own cache: it names an entry by the component's bytes and everything that decides what the compiler makes of them, writes it
+/// aside and renames it. What is in there is run, so nobody else may write there.
+fn open_cache(folder: &Path) -> Result<Option<Cache>, ProcessorError> {
+    let opened = (|| -> std::io::Result<_> {
+        let folder = std::path::absolute(folder)?;
+        if let Some(parent) = folder.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        match DirBuilder::new().mode(0o700).create(&folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            made => made?,
+        }
+        let found = std::fs::symlink_metadata(&folder)?;
+        let ours = found.is_dir() && found.uid() == rustix::process::geteuid().as_raw();
+        if ours && found.permissions().mode() & 0o077 != 0 {
+            std::fs::set_permissions(&folder, Permissions::from_mode(0o700))?;
+        }
+        Ok((folder, ours))
+    })();
+    let folder = match opened {
+        Ok((folder, true)) => folder,
+        Ok((folder, false)) => return Err(ProcessorError::CacheNotOurs(folder.display().to_string())),
+        Err(error) => {
+            tracing::warn!(folder = %folder.display(), %error, "compiled code cannot be kept: every start compiles again");
+            return Ok(None);
+        }
+    };
+    let mut config = CacheConfig::new();
+    config.with_directory(&folder);
+    match Cache::new(config) {
+        Ok(cache) => Ok(Some(cache)),
+        Err(error) => {
+            tracing::warn!(folder = %folder.display(), %error, "compiled code cannot be kept: every start compiles again");
+            Ok(None)
+        }
+    }
+}

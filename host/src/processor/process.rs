@@ -1,0 +1,238 @@
+//! A process: one processor with one configuration, and the two questions that a request puts to it. It is immutable; a request that
+//! holds one is answered by the version it began with.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::convert::{self, Breach};
+use super::engine::{Call, ProcessorHost};
+use super::entry::ProcessEntry;
+use super::error::{ProcessorError, Refusal};
+use super::load::{Processor, Track};
+use super::text::clean;
+use super::v1;
+use crate::core::{Digest, JobId, JobPlan, Principal, ProcessDescription, ProcessId, Violation};
+
+/// What is asked of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Start a job.
+    Execute,
+    /// Stop or remove a job.
+    Dismiss,
+    /// See a job, its results or its log.
+    Read,
+}
+
+/// A request as a processor sees it.
+#[derive(Debug, Clone)]
+pub struct ProcessorRequest {
+    /// What is asked.
+    pub action: Action,
+    /// The job that is read or dismissed.
+    pub job_id: Option<JobId>,
+    /// The inputs: the text of a JSON object by input id; `{}` for other actions than `Execute`.
+    pub inputs: Arc<str>,
+    /// Ids of the outputs that are asked for.
+    pub outputs: Vec<String>,
+    /// Who asks.
+    pub principal: Principal,
+    /// The request's headers. The processor sees those that the process's entry lets through.
+    pub headers: Vec<(String, String)>,
+}
+
+/// Who a request is for, in the words of the processor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// One line, at most 256 bytes; stands in the job's row.
+    pub subject: String,
+    /// Inputs that were credentials: they are not shaped, stored or given to containers.
+    pub consumed_inputs: Vec<String>,
+}
+
+/// Why a processor turns a request away. The texts are safe to answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Denial {
+    /// 401; `challenge` is a valid value of `WWW-Authenticate`.
+    Unauthenticated {
+        /// `Bearer`, say.
+        challenge: String,
+    },
+    /// 403.
+    Forbidden {
+        /// One line.
+        reason: String,
+    },
+}
+
+/// Why a request was not authorized.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorizeError {
+    /// The processor says no.
+    #[error("the processor does not authorize the request")]
+    Denied(Denial),
+    /// The processor did not answer.
+    #[error(transparent)]
+    Failed(#[from] ProcessorError),
+}
+
+/// Why a request has no plan.
+#[derive(Debug, thiserror::Error)]
+pub enum ShapeError {
+    /// The processor does not accept the inputs; never empty, pointers like `/inputs/name`.
+    #[error("the processor does not accept the inputs")]
+    Rejected(Vec<Violation>),
+    /// The processor did not answer.
+    #[error(transparent)]
+    Failed(#[from] ProcessorError),
+}
+
+/// A process that can be executed.
+pub struct Process {
+    /// Its id in URLs.
+    pub id: ProcessId,
+    /// What it says of itself.
+    pub description: ProcessDescription,
+    /// SHA-256 of its processor's bytes.
+    pub digest: Digest,
+    /// What the operator wrote.
+    pub entry: ProcessEntry,
+    host: ProcessorHost,
+    processor: Arc<Processor>,
+    name: Arc<str>,
+    config: Arc<str>,
+}
+
+impl std::fmt::Debug for Process {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Not the configuration: it may hold secrets.
+        f.debug_struct("Process").field("id", &self.id).field("digest", &self.digest).finish_non_exhaustive()
+    }
+}
+
+impl Process {
+    /// Asks a processor to describe itself with this configuration.
+    ///
+    /// # Errors
+    /// Why they do not make a process.
+    pub async fn load(host: &ProcessorHost, processor: &Arc<Processor>, entry: ProcessEntry) -> Result<Self, Refusal> {
+        let violations = entry.violations();
+        if !violations.is_empty() {
+            let texts: Vec<_> =
+                violations.iter().map(|wrong| format!("{}: {}", wrong.pointer, wrong.message)).collect();
+            return Err(Refusal::Entry { reason: texts.join("; ") });
+        }
+        let config: Arc<str> = match serde_json::to_string(&entry.config) {
+            Ok(text) => text.into(),
+            Err(error) => return Err(Refusal::Entry { reason: error.to_string() }),
+        };
+        let loading: Arc<str> = entry.id.as_ref().map_or("(describe)", |id| id.as_str()).into();
+        let text = match describe(host, processor, &loading, &config).await {
+            // A machine that starts may be that busy: once more, before a good processor is refused.
+            Err(ProcessorError::DeadlineExceeded { .. } | ProcessorError::Overloaded { .. }) => {
+                describe(host, processor, &loading, &config).await
+            }
+            answer => answer,
+        };
+        let text = match text {
+            Ok(Ok(text)) => text,
+            Ok(Err(reason)) => return Err(Refusal::Configuration { reason: clean(&reason, 2048) }),
+            Err(ProcessorError::Stopping) => return Err(Refusal::Host(ProcessorError::Stopping)),
+            Err(error @ ProcessorError::NotInstantiated { .. }) => {
+                return Err(Refusal::OtherContract { reason: super::error::chain(&error) });
+            }
+            Err(error) => return Err(Refusal::Describe(error)),
+        };
+        let description = ProcessDescription::parse(&text, entry.id.as_ref()).map_err(|mut violations| {
+            for violation in &mut violations {
+                violation.message = clean(&violation.message, 512);
+                violation.pointer = clean(&violation.pointer, 256);
+            }
+            Refusal::Description(violations)
+        })?;
+        Ok(Self {
+            id: description.id.clone(),
+            name: description.id.as_str().into(),
+            description,
+            digest: processor.digest(),
+            entry,
+            host: host.clone(),
+            processor: Arc::clone(processor),
+            config,
+        })
+    }
+
+    /// Asks who the request is for. The caller asks for `Read` and `Dismiss` only where [`ProcessEntry::authorize_reads`] says so.
+    ///
+    /// # Errors
+    /// When the processor denies it, or does not answer.
+    pub async fn authorize(&self, request: &ProcessorRequest) -> Result<Caller, AuthorizeError> {
+        let Track::V1(track) = self.processor.track.clone();
+        let asked = v1::request(&self.id, request, &self.entry.headers, request.inputs.as_ref().to_owned());
+        let answer = self.host.call(self.call("authorize"), |store| track.authorize(store, asked)).await?;
+        kept("authorize", answer)?.map_err(AuthorizeError::Denied)
+    }
+
+    /// Makes the plan of a request, without the inputs that were consumed.
+    ///
+    /// # Errors
+    /// When the processor rejects the inputs, or does not answer.
+    pub async fn shape(&self, request: &ProcessorRequest, caller: &Caller) -> Result<JobPlan, ShapeError> {
+        let Track::V1(track) = self.processor.track.clone();
+        let inputs = without(&request.inputs, &caller.consumed_inputs)?;
+        let asked = v1::request(&self.id, request, &self.entry.headers, inputs);
+        let record = convert::caller_record(caller);
+        let answer = self.host.call(self.call("shape"), |store| track.shape(store, asked, record)).await?;
+        kept("shape", answer)?.map_err(ShapeError::Rejected)
+    }
+
+    fn call(&self, name: &'static str) -> Call {
+        Call {
+            name,
+            process: Arc::clone(&self.name),
+            config: Arc::clone(&self.config),
+            deadline: self.host.settings().deadline(),
+        }
+    }
+}
+
+async fn describe(
+    host: &ProcessorHost,
+    processor: &Processor,
+    name: &Arc<str>,
+    config: &Arc<str>,
+) -> Result<Result<String, String>, ProcessorError> {
+    let Track::V1(track) = processor.track.clone();
+    let deadline: Duration = host.settings().load_deadline();
+    let call = Call { name: "describe", process: Arc::clone(name), config: Arc::clone(config), deadline };
+    host.call(call, |store| track.describe(store)).await
+}
+
+fn kept<T>(call: &'static str, answer: Result<T, Breach>) -> Result<T, ProcessorError> {
+    answer.map_err(|breach| ProcessorError::BrokenContract { call, reason: breach.to_string() })
+}
+
+/// The inputs without these; the very same text when there are none to leave out.
+fn without(inputs: &str, consumed: &[String]) -> Result<String, ProcessorError> {
+    if consumed.is_empty() {
+        return Ok(inputs.to_owned());
+    }
+    let mut object: Map<String, Value> = serde_json::from_str(inputs).map_err(ProcessorError::Inputs)?;
+    object.retain(|id, _| !consumed.contains(id));
+    serde_json::to_string(&object).map_err(ProcessorError::Inputs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn consumed_inputs_are_left_out() {
+        assert_eq!(without(r#"{"b": 1}"#, &[]).unwrap(), r#"{"b": 1}"#);
+        let consumed = ["token".to_owned(), "absent".to_owned()];
+        assert_eq!(without(r#"{"b": 1, "token": "x", "a": [2]}"#, &consumed).unwrap(), r#"{"b":1,"a":[2]}"#);
+        assert!(without("[]", &consumed).is_err());
+    }
+}

@@ -1,0 +1,111 @@
+//! The bindings of `wit/v1`: the three calls of a processor of major version 1, in the plain types of this server.
+
+use std::sync::Arc;
+
+use wasmtime::Store;
+use wasmtime::component::{HasSelf, InstancePre, Linker};
+
+use super::convert::{self, Breach};
+use super::engine::CallFailure;
+use super::imports::{Guest, Level};
+use super::process::{Caller, Denial, ProcessorRequest};
+use crate::core::{JobPlan, ProcessId, Violation};
+
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, clippy::indexing_slicing, clippy::unwrap_used)]
+pub(super) mod generated {
+    wasmtime::component::bindgen!({
+        path: "../wit/v1",
+        world: "processor",
+        exports: { default: async },
+    });
+}
+
+use generated::vespiary::processor::host;
+pub(super) use generated::{ProcessorPre, vespiary::processor::types};
+
+/// The exported interface that makes a component a processor of this major version.
+pub(super) const EXPORT: &str = "vespiary:processor/process@1.";
+
+impl host::Host for Guest {
+    fn config(&mut self) -> String {
+        Guest::config(self)
+    }
+
+    fn log(&mut self, level: host::Level, message: String) {
+        let level = match level {
+            host::Level::Debug => Level::Debug,
+            host::Level::Info => Level::Info,
+            host::Level::Warn => Level::Warn,
+            host::Level::Error => Level::Error,
+        };
+        Guest::log(self, level, &message);
+    }
+
+    fn verify_token(&mut self, token: String) -> bool {
+        Guest::verify_token(self, &token)
+    }
+}
+
+impl types::Host for Guest {}
+
+/// Offers the imports of this major version.
+pub(super) fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    host::add_to_linker::<Guest, HasSelf<Guest>>(linker, |guest| guest)?;
+    types::add_to_linker::<Guest, HasSelf<Guest>>(linker, |guest| guest)
+}
+
+/// A component of this major version, ready to be instantiated.
+#[derive(Clone)]
+pub(super) struct V1(Arc<ProcessorPre<Guest>>);
+
+impl V1 {
+    /// Takes a component that exports what this version asks for.
+    pub(super) fn new(pre: InstancePre<Guest>) -> wasmtime::Result<Self> {
+        ProcessorPre::new(pre).map(|pre| Self(Arc::new(pre)))
+    }
+
+    /// `describe`: the description's text, or the processor's reason why there is none.
+    pub(super) async fn describe(self, mut store: Store<Guest>) -> Result<Result<String, String>, CallFailure> {
+        let instance = self.0.instantiate_async(&mut store).await.map_err(CallFailure::Start)?;
+        instance.vespiary_processor_process().call_describe(&mut store).await.map_err(CallFailure::Run)
+    }
+
+    /// `authorize`.
+    pub(super) async fn authorize(
+        self,
+        mut store: Store<Guest>,
+        request: types::Request,
+    ) -> Result<Result<Result<Caller, Denial>, Breach>, CallFailure> {
+        let instance = self.0.instantiate_async(&mut store).await.map_err(CallFailure::Start)?;
+        let answer = instance.vespiary_processor_process().call_authorize(&mut store, &request).await;
+        Ok(match answer.map_err(CallFailure::Run)? {
+            Ok(caller) => convert::caller(caller).map(Ok),
+            Err(denial) => Ok(Err(convert::denial(denial))),
+        })
+    }
+
+    /// `shape`.
+    pub(super) async fn shape(
+        self,
+        mut store: Store<Guest>,
+        request: types::Request,
+        caller: types::Caller,
+    ) -> Result<Result<Result<JobPlan, Vec<Violation>>, Breach>, CallFailure> {
+        let instance = self.0.instantiate_async(&mut store).await.map_err(CallFailure::Start)?;
+        let answer = instance.vespiary_processor_process().call_shape(&mut store, &request, &caller).await;
+        Ok(match answer.map_err(CallFailure::Run)? {
+            Ok(plan) => convert::plan(plan).map(Ok),
+            Err(rejection) => convert::rejection(rejection).map(Err),
+        })
+    }
+}
+
+/// A request in the records of this version.
+pub(super) fn request(
+    process: &ProcessId,
+    request: &ProcessorRequest,
+    headers: &[String],
+    inputs: String,
+) -> types::Request {
+    convert::request(process, request, headers, inputs)
+}
