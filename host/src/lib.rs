@@ -7,5 +7,6 @@
 
 pub mod archive;
 pub mod core;
+pub mod failpoint;
 pub mod runner;
 pub mod store;
