@@ -3,6 +3,10 @@
 //! A key is `/`-separated segments of `[A-Za-z0-9._-]`, none of them `.` or `..`. An object appears whole or not at all, and storing
 //! the same key again replaces it.
 
+#[cfg(any(test, feature = "failpoints"))]
+pub mod contract;
+pub mod directory;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;

@@ -2,6 +2,10 @@
 //!
 //! A run is named by its job's id alone, so that every call can be repeated and a server that starts again finds its runs.
 
+#[cfg(any(test, feature = "failpoints"))]
+pub mod contract;
+pub mod local;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;

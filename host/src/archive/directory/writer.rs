@@ -1,0 +1,210 @@
+//! One object that is being written: pieces are gathered, written while the next ones come, flushed early, renamed last.
+//!
+//! Invariant: until the rename the object is one file in the growing folder, which goes when the writer is dropped.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use rustix::fs::FlockOperation;
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+use super::super::{ArchiveError, ArchiveWriter};
+use super::{PIECE, blocking, unavailable};
+
+/// After so many bytes the disk begins to write in the background, so that the last flush has little left to do.
+const FLUSH_EVERY: u64 = 64 * 1024 * 1024;
+
+/// A file in the growing folder. It is removed when this is dropped, unless it was renamed.
+struct GrowingFile {
+    path: PathBuf,
+    renamed: bool,
+}
+
+impl Drop for GrowingFile {
+    fn drop(&mut self) {
+        if self.renamed {
+            return;
+        }
+        let path = std::mem::take(&mut self.path);
+        let remove = move || {
+            if let Err(error) = fs::remove_file(&path) {
+                tracing::warn!(path = %path.display(), %error, "cannot remove a half-written object");
+            }
+        };
+        // Freeing gigabytes takes a while.
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+            Err(_) => remove(),
+        }
+    }
+}
+
+/// The writer of one object. At most two pieces are in memory: one that is gathered and one that is written.
+pub(super) struct FileWriter {
+    root: PathBuf,
+    target: PathBuf,
+    growing: GrowingFile,
+    file: File,
+    gathered: BytesMut,
+    writing: Option<JoinHandle<io::Result<()>>>,
+    flushing: Option<JoinHandle<io::Result<()>>>,
+    unflushed: u64,
+    failed: bool,
+    deadline: Duration,
+    finish_deadline: Duration,
+}
+
+impl FileWriter {
+    /// Begins an object. Blocks.
+    pub(super) fn begin(
+        root: &Path,
+        folder: &Path,
+        target: PathBuf,
+        deadline: Duration,
+        finish_deadline: Duration,
+    ) -> io::Result<Self> {
+        let (growing, file) = new_file(folder)?;
+        Ok(Self {
+            root: root.to_owned(),
+            target,
+            growing,
+            file,
+            gathered: BytesMut::new(),
+            writing: None,
+            flushing: None,
+            unflushed: 0,
+            failed: false,
+            deadline,
+            finish_deadline,
+        })
+    }
+
+    /// Waits for the piece that is being written.
+    async fn settle(&mut self) -> Result<(), ArchiveError> {
+        let Some(writing) = &mut self.writing else { return Ok(()) };
+        let written = join(writing, self.deadline).await;
+        self.writing = None;
+        // A piece that was written in part cannot be written again.
+        self.failed |= written.is_err();
+        written
+    }
+
+    /// Hands a piece to the disk, behind the one before.
+    async fn hand_over(&mut self, piece: Bytes) -> Result<(), ArchiveError> {
+        self.settle().await?;
+        self.unflushed = self.unflushed.saturating_add(piece.len() as u64);
+        let mut file = self.file.try_clone().map_err(unavailable)?;
+        self.writing = Some(tokio::task::spawn_blocking(move || file.write_all(&piece)));
+        if self.unflushed >= FLUSH_EVERY {
+            if let Some(flushing) = &mut self.flushing {
+                let flushed = join(flushing, self.finish_deadline).await;
+                self.flushing = None;
+                self.failed |= flushed.is_err();
+                flushed?;
+            }
+            self.unflushed = 0;
+            let file = self.file.try_clone().map_err(unavailable)?;
+            self.flushing = Some(tokio::task::spawn_blocking(move || file.sync_data()));
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), ArchiveError> {
+        if self.failed { Err(unavailable(io::Error::other("an earlier piece of the object was not written"))) } else { Ok(()) }
+    }
+}
+
+async fn join(task: &mut JoinHandle<io::Result<()>>, deadline: Duration) -> Result<(), ArchiveError> {
+    match tokio::time::timeout(deadline, task).await {
+        Ok(Ok(result)) => result.map_err(unavailable),
+        Ok(Err(stopped)) => Err(ArchiveError::Unavailable(Box::new(stopped))),
+        Err(_) => Err(ArchiveError::Timeout(deadline.as_secs())),
+    }
+}
+
+#[async_trait]
+impl ArchiveWriter for FileWriter {
+    async fn write(&mut self, mut bytes: Bytes) -> Result<(), ArchiveError> {
+        self.check()?;
+        while !bytes.is_empty() {
+            if self.gathered.is_empty() && bytes.len() >= PIECE {
+                // Large pieces are not copied.
+                let piece = bytes.split_to(PIECE);
+                self.hand_over(piece).await?;
+                continue;
+            }
+            if self.gathered.capacity() == 0 {
+                self.gathered.reserve(PIECE);
+            }
+            let room = PIECE.saturating_sub(self.gathered.len());
+            self.gathered.extend_from_slice(&bytes.split_to(room.min(bytes.len())));
+            if self.gathered.len() >= PIECE {
+                let piece = std::mem::take(&mut self.gathered).freeze();
+                self.hand_over(piece).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<(), ArchiveError> {
+        self.check()?;
+        let rest = std::mem::take(&mut self.gathered).freeze();
+        if !rest.is_empty() {
+            self.hand_over(rest).await?;
+        }
+        self.settle().await?;
+        if let Some(flushing) = &mut self.flushing {
+            join(flushing, self.finish_deadline).await?;
+        }
+        let Self { root, target, growing, file, finish_deadline, .. } = *self;
+        blocking(finish_deadline, move || {
+            file.sync_all()?;
+            publish(&root, &target, growing)
+        })
+        .await
+    }
+}
+
+/// Gives a finished file its name and makes the name durable.
+fn publish(root: &Path, target: &Path, mut growing: GrowingFile) -> io::Result<()> {
+    let folder = target.parent().unwrap_or(root);
+    let mut tries = 0;
+    loop {
+        fs::create_dir_all(folder)?;
+        match fs::rename(&growing.path, target) {
+            Ok(()) => break,
+            // A removal may take the folder away in between.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && tries < 10 => tries += 1,
+            Err(error) => return Err(error),
+        }
+    }
+    growing.renamed = true;
+    // Every folder up to the root: each may be new.
+    for folder in target.ancestors().skip(1) {
+        File::open(folder)?.sync_all()?;
+        if folder == root {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// A new file in the growing folder, locked for as long as it is open.
+fn new_file(folder: &Path) -> io::Result<(GrowingFile, File)> {
+    let path = folder.join(Uuid::now_v7().to_string());
+    let file = File::create_new(&path)?;
+    let growing = GrowingFile { path, renamed: false };
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+    Ok((growing, file))
+}
+
+/// Writes a file and removes it again.
+pub(super) fn try_to_write(folder: &Path) -> io::Result<()> {
+    let (_growing, mut file) = new_file(folder)?;
+    file.write_all(&[b'.'; 4096])
+}
