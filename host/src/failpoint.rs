@@ -11,3 +11,9 @@ pub fn hit(_name: &'static str) {
         std::process::abort();
     }
 }
+
+/// Reads which places a test asked for. Call it once, when the process starts.
+pub fn start() {
+    #[cfg(feature = "failpoints")]
+    std::mem::forget(fail::FailScenario::setup());
+}

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -75,7 +76,6 @@ fn part<E: std::error::Error + Send + Sync + 'static>(part: &'static str) -> imp
 pub struct App {
     address: SocketAddr,
     listener: TcpListener,
-    server: api::Settings,
     state: ApiState,
     jobs: Arc<Jobs>,
     sources: Sources,
@@ -133,9 +133,11 @@ impl App {
             .await
             .map_err(|source| AppError::Listen { address: server.listen.clone(), source })?;
         let address = listener.local_addr().map_err(AppError::Server)?;
-        let state = ApiState::new(Arc::clone(&jobs), &server, table);
+        let metrics = PrometheusBuilder::new().install_recorder().map_err(part("metrics"))?;
+        let state = ApiState::new(Arc::clone(&jobs), table, server, metrics)
+            .map_err(|wrong| AppError::Part { part: "server", source: wrong.join("; ").into() })?;
         let finalizer = Finalizer::new(Arc::clone(&jobs), limits, stop.clone());
-        Ok(Self { address, listener, server, state, jobs, sources, finalizer, runner, store, stop, token, data })
+        Ok(Self { address, listener, state, jobs, sources, finalizer, runner, store, stop, token, data })
     }
 
     /// The URL under which this machine reaches the server.
@@ -145,11 +147,14 @@ impl App {
     }
 
     /// Runs until `shutdown` ends, then lets requests and records that are under way finish.
-    pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), AppError> {
-        let Self { address: _, listener, server, state, jobs, sources, finalizer, runner, store, stop, token: _, data } = self;
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) {
+        let Self { address: _, listener, state, jobs, sources, finalizer, runner, store, stop, token: _, data } = self;
         let observing = tokio::spawn(finalizer.run(runner.observations(), DRAIN));
         let deploying = tokio::spawn(Arc::clone(&jobs).follow_sources(sources));
-        let served = api::serve(listener, state, &server, shutdown).await;
+        let cut = api::serve(listener, api::router(state.clone()), state, shutdown).await;
+        if cut > 0 {
+            tracing::warn!("{cut} connections were cut at the end; what they waited for goes on");
+        }
         deploying.abort();
         jobs.drain(DRAIN).await;
         stop.cancel();
@@ -159,7 +164,6 @@ impl App {
         drop(jobs);
         store.shutdown().await;
         drop(data);
-        served.map_err(AppError::Server)
     }
 
     /// Prints the URL, on a line of its own and first, and the token if one was made just now.

@@ -28,6 +28,7 @@ impl Serve {
     pub(crate) fn run(self) -> Result<ExitCode, output::Failure> {
         let overrides = Overrides { listen: self.listen, plugins: self.plugins, data_dir: None };
         let (config, notes) = self.config.load(overrides)?;
+        crate::failpoint::start();
         telemetry::start(&config.telemetry);
         for note in notes {
             tracing::warn!("{note}");
@@ -38,7 +39,7 @@ impl Serve {
             // A pipe that nobody reads any more is no reason to stop.
             let _ = app.announce(&mut std::io::stdout());
             tracing::info!(url = app.url(), "serving");
-            app.run(stopped()?).await?;
+            app.run(stopped()?).await;
             tracing::info!("stopped");
             Ok(ExitCode::SUCCESS)
         })

@@ -3,6 +3,7 @@
 //! Nothing in here does input or output: no runtime, no HTTP, no SQL, no cluster and no WebAssembly. Every other
 //! module may use `core`; `core` uses none of them.
 
+pub mod access;
 pub mod description;
 pub mod error;
 pub mod id;

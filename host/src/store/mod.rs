@@ -3,6 +3,12 @@
 //! [`JobStore`] is what the use cases see; [`sqlite`] is the embedded implementation. A write is durable when its call
 //! returns, conditional writes decide races, and nothing here knows what a runner, an archive or a processor is.
 
+pub mod sql;
+pub mod sqlite;
+
+#[cfg(test)]
+mod contract;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::broadcast;

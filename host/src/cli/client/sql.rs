@@ -1,6 +1,6 @@
 //! `vespiary sql`.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use crate::cli::ConfigArgs;
@@ -20,6 +20,9 @@ pub(crate) struct Sql {
     /// The same as --format json
     #[arg(long)]
     json: bool,
+    /// Print at most so many rows
+    #[arg(long, value_name = "N")]
+    max_rows: Option<u64>,
     /// One statement that only reads
     statement: String,
 }
@@ -43,10 +46,8 @@ impl Sql {
             FormatArg::Csv => Format::Csv,
             FormatArg::Json => Format::Json,
         };
-        let stdout = std::io::stdout();
-        let _ = stdout.is_terminal();
-        let mut out = std::io::BufWriter::new(stdout.lock());
-        super::http::block_on(async { Ok(sql::query(&config.database(), &self.statement, format, &mut out).await?) })?;
+        let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+        super::http::block_on(async { Ok(sql::query(&config.database(), &self.statement, format, self.max_rows, &mut out).await?) })?;
         out.flush()?;
         Ok(ExitCode::SUCCESS)
     }
