@@ -73,7 +73,7 @@ fn check_subscriber(subscriber: Option<&Value>, out: &mut Vec<Violation>) {
         return;
     };
     for name in ["successUri", "inProgressUri", "failedUri"] {
-        if members.get(name).is_some_and(|uri| !uri.as_str().is_some_and(|uri| url::Url::parse(uri).is_ok())) {
+        if members.get(name).is_some_and(|uri| uri.as_str().is_none_or(|uri| url::Url::parse(uri).is_err())) {
             out.push(Violation::new(join("/subscriber", name), "must be an absolute URI"));
         }
     }

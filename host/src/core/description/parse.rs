@@ -204,10 +204,9 @@ fn describe(at: &str, members: &Members, out: &mut Vec<Violation>) {
             out.push(Violation::new(join(at, key), "must be a text"));
         }
     }
-    if let Some(keywords) = members.get("keywords") {
-        if !keywords.as_array().is_some_and(|words| words.iter().all(Value::is_string)) {
-            out.push(Violation::new(join(at, "keywords"), "must be a list of texts"));
-        }
+    let is_texts = |list: &Value| list.as_array().is_some_and(|words| words.iter().all(Value::is_string));
+    if members.get("keywords").is_some_and(|keywords| !is_texts(keywords)) {
+        out.push(Violation::new(join(at, "keywords"), "must be a list of texts"));
     }
     if let Some(metadata) = members.get("metadata") {
         let at = join(at, "metadata");

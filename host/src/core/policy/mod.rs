@@ -120,7 +120,7 @@ impl Policy {
         for variable in &container.env {
             match &variable.value {
                 EnvValue::Literal(text) => {
-                    literals = literals.saturating_add(variable.name.len()).saturating_add(text.len())
+                    literals = literals.saturating_add(variable.name.len()).saturating_add(text.len());
                 }
                 EnvValue::SecretKey(key) => found.pattern("policy.secrets", &settings.secrets, "secret", &key.name),
                 EnvValue::ConfigMapKey(key) => {

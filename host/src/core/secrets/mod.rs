@@ -117,10 +117,10 @@ impl Masking<'_> {
         match value {
             Value::Object(members) if members.contains_key("value") => {
                 let mut masked = self.walk(value, schemas);
-                if let (Some(inner), Some(place)) = (members.get("value"), masked.get_mut("value")) {
-                    if place.as_str() != Some(MASK) {
-                        *place = self.walk(inner, schemas);
-                    }
+                if let (Some(inner), Some(place)) = (members.get("value"), masked.get_mut("value"))
+                    && place.as_str() != Some(MASK)
+                {
+                    *place = self.walk(inner, schemas);
                 }
                 masked
             }

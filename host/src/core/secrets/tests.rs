@@ -22,7 +22,7 @@ fn process() -> ProcessDescription {
     ProcessDescription::parse(&text.to_string(), None).unwrap()
 }
 
-fn mask(inputs: Value, names: &[&str]) -> (Value, Vec<String>) {
+fn mask(inputs: &Value, names: &[&str]) -> (Value, Vec<String>) {
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let masked = mask_inputs(&process(), inputs.as_object().unwrap(), &names);
     (Value::Object(masked.inputs), masked.values)
@@ -63,7 +63,7 @@ fn the_schema_says_what_is_secret() {
             vec![],
         ),
     ] {
-        assert_eq!(mask(inputs.clone(), &[]), (masked, values.into_iter().map(str::to_owned).collect()), "{inputs}");
+        assert_eq!(mask(&inputs, &[]), (masked, values.into_iter().map(str::to_owned).collect()), "{inputs}");
     }
 }
 
@@ -71,7 +71,7 @@ fn the_schema_says_what_is_secret() {
 fn configured_names_count_at_any_depth_and_exactly() {
     let inputs = json!({"key": {"a": 1}, "keyword": "k", "Key": "K", "free": [{"deep": {"key": "x1", "keys": 2}}]});
     let masked = json!({"key": "***", "keyword": "k", "Key": "K", "free": [{"deep": {"key": "***", "keys": 2}}]});
-    assert_eq!(mask(inputs, &["key"]), (masked, vec!["x1".to_owned(), "1".to_owned()]));
+    assert_eq!(mask(&inputs, &["key"]), (masked, vec!["x1".to_owned(), "1".to_owned()]));
 }
 
 fn plan(text: &str) -> JobPlan {
@@ -142,7 +142,7 @@ proptest! {
             4 => json!({"free": {"a": [{"token": {"b": secret}}]}}),
             _ => json!({"list": [secret, 1]}),
         };
-        let (masked, values) = mask(inputs, &["token"]);
+        let (masked, values) = mask(&inputs, &["token"]);
         prop_assert!(values.contains(&secret));
         prop_assert!(!texts(&masked).iter().any(|text| text.contains(&secret)), "{masked}");
 

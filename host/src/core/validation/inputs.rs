@@ -160,7 +160,7 @@ impl Check<'_> {
         let schema = &self.input.schema;
         match kind.as_str() {
             Some(kind) if !media_type::is_valid(kind) => {
-                out.push(Violation::new(at, "must be a media type, 'application/json' say"))
+                out.push(Violation::new(at, "must be a media type, 'application/json' say"));
             }
             Some(kind) if !schema.offers(kind) => {
                 let taken = names(schema.media_types());

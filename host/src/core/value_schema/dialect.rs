@@ -106,7 +106,7 @@ fn check_inline(schema: &Value, pointer: &str, out: &mut Vec<Violation>) {
         let at = join(pointer, keyword);
         match shape(keyword) {
             None => {
-                out.push(Violation::new(at, format!("is not a keyword of OpenAPI 3.0 schemas{}", instead(keyword))))
+                out.push(Violation::new(at, format!("is not a keyword of OpenAPI 3.0 schemas{}", instead(keyword))));
             }
             Some(shape) => check_keyword(&shape, value, &at, out),
         }
@@ -133,11 +133,11 @@ fn check_keyword(shape: &Shape, value: &Value, at: &str, out: &mut Vec<Violation
             .is_some_and(|names| !names.is_empty() && names.iter().all(Value::is_string) && distinct(names)))
         .then_some("must be a list of different names, not empty"),
         Shape::Values => {
-            (!value.as_array().is_some_and(|values| !values.is_empty())).then_some("must be a list of values, not empty")
+            value.as_array().is_none_or(Vec::is_empty).then_some("must be a list of values, not empty")
         }
         Shape::Type => (!matches!(value.as_str(), Some("array" | "boolean" | "integer" | "number" | "object" | "string")))
             .then_some("must be one of array, boolean, integer, number, object, string; 'oneOf' is for several, 'nullable' for null"),
-        Shape::Pattern => (!value.as_str().is_some_and(|pattern| options().build(&json!({"pattern": pattern})).is_ok()))
+        Shape::Pattern => value.as_str().is_none_or(|pattern| options().build(&json!({"pattern": pattern})).is_err())
             .then_some("must be a regular expression"),
         Shape::Schema => {
             check_inline(value, at, out);
