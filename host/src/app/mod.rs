@@ -17,7 +17,6 @@ use crate::api::{self, ApiState};
 use crate::archive::directory::DirectoryArchive;
 use crate::config::{Config, Plugins};
 use crate::core::Policy;
-use crate::core::access::TokenTable;
 use crate::finalizer::{Finalizer, Limits};
 use crate::jobs::{Jobs, Parts, Sources};
 use crate::processor::{ProcessorHost, Registry};

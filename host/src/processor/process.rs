@@ -94,7 +94,7 @@ pub struct Process {
     /// Its id in URLs.
     pub id: ProcessId,
     /// What it says of itself.
-    pub description: ProcessDescription,
+    pub description: Arc<ProcessDescription>,
     /// SHA-256 of its processor's bytes.
     pub digest: Digest,
     /// What the operator wrote.
@@ -155,7 +155,7 @@ impl Process {
         Ok(Self {
             id: description.id.clone(),
             name: description.id.as_str().into(),
-            description,
+            description: Arc::new(description),
             digest: processor.digest(),
             entry,
             host: host.clone(),
