@@ -7,5 +7,7 @@
 
 pub mod archive;
 pub mod core;
+pub mod failpoint;
+pub mod jobs;
 pub mod runner;
 pub mod store;

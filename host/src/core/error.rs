@@ -49,6 +49,8 @@ pub enum ErrorKind {
     PolicyViolated,
     /// The request is larger than allowed (413).
     TooLarge,
+    /// The range starts behind the end (416).
+    RangeNotSatisfiable,
     /// The processor trapped, ran out of its limits or answered nonsense (500).
     ProcessorFailed,
     /// The plan cannot be run by the configured runner (501).

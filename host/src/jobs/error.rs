@@ -1,0 +1,161 @@
+//! What can go wrong in a use case, and which kind of failure each is. The text of an error is what the client reads; its causes
+//! are for the log.
+
+use crate::archive::ArchiveError;
+use crate::core::{EndReason, ErrorKind, JobId, JobStatus, Violation};
+use crate::runner::RunnerError;
+use crate::store::StoreError;
+
+/// Why a use case did not do as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No such process.
+    #[error("there is no process '{0}'")]
+    NoSuchProcess(String),
+    /// No such job.
+    #[error("there is no job '{0}'")]
+    NoSuchJob(String),
+    /// It was removed.
+    #[error("job {0} was removed")]
+    JobRemoved(JobId),
+    /// It has not ended.
+    #[error("job {id} has no results yet: it is {status}")]
+    ResultNotReady {
+        /// Which job.
+        id: JobId,
+        /// Its status.
+        status: JobStatus,
+    },
+    /// It ended without results.
+    #[error("job {id} has no results: {why}")]
+    ResultNotAvailable {
+        /// Which job.
+        id: JobId,
+        /// Why.
+        why: &'static str,
+    },
+    /// It failed.
+    #[error("job {id} failed: {message}")]
+    JobFailed {
+        /// Which job.
+        id: JobId,
+        /// The job's message.
+        message: String,
+        /// Why it ended.
+        reason: Option<EndReason>,
+        /// Exit code of the container that decided it.
+        exit_code: Option<i32>,
+    },
+    /// There is neither run nor archived log, or no receipt yet.
+    #[error("job {id} has no {what}: {why}")]
+    LogNotAvailable {
+        /// Which job.
+        id: JobId,
+        /// `log` or `receipt`.
+        what: &'static str,
+        /// Why.
+        why: &'static str,
+    },
+    /// The request is not as it must be.
+    #[error("the request is not valid")]
+    Invalid(Vec<Violation>),
+    /// The key belongs to another request.
+    #[error("this Idempotency-Key was sent before with another request: send a new key with a new request")]
+    IdempotencyKeyReused,
+    /// A credential is needed.
+    #[error("this needs a valid credential")]
+    Unauthenticated {
+        /// The `WWW-Authenticate` header.
+        challenge: String,
+    },
+    /// Known, but not allowed.
+    #[error("{0}")]
+    Forbidden(String),
+    /// The plan is outside the policy.
+    #[error("the plan is outside the host's policy: {}", .0.iter().map(|broken| format!("{} ({})", broken.message, broken.rule)).collect::<Vec<_>>().join("; "))]
+    Policy(Vec<PolicyViolation>),
+    /// Larger than allowed.
+    #[error("{what} has {bytes} bytes; at most {limit} are allowed")]
+    TooLarge {
+        /// What is too large.
+        what: &'static str,
+        /// How large it is.
+        bytes: u64,
+        /// How large it may be.
+        limit: u64,
+    },
+    /// The processor did not answer as it must.
+    #[error("the processor of this process failed: {0}")]
+    Processor(#[source] ProcessorError),
+    /// The processor's plan makes no sense.
+    #[error("the processor of this process made a plan that cannot be run: {}", .0.iter().map(|found| format!("{} at {}", found.message, found.pointer)).collect::<Vec<_>>().join("; "))]
+    InvalidPlan(Vec<Violation>),
+    /// The runner cannot run such a plan.
+    #[error("{0}")]
+    NotRunnable(String),
+    /// The database failed.
+    #[error("the database is not available")]
+    Store(#[from] StoreError),
+    /// The archive failed.
+    #[error("the archive is not available")]
+    Archive(#[from] ArchiveError),
+    /// The range starts behind the end.
+    #[error("the range starts behind the end of {size} bytes")]
+    RangeNotSatisfiable {
+        /// Bytes that there are.
+        size: u64,
+    },
+    /// The runner failed.
+    #[error("the runner is not available")]
+    Runner(#[from] RunnerError),
+}
+
+impl Error {
+    /// The kind of failure, which decides problem type and HTTP status.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoSuchProcess(_) => ErrorKind::NoSuchProcess,
+            Self::NoSuchJob(_) => ErrorKind::NoSuchJob,
+            Self::JobRemoved(_) => ErrorKind::JobRemoved,
+            Self::ResultNotReady { .. } => ErrorKind::ResultNotReady,
+            Self::ResultNotAvailable { .. } => ErrorKind::ResultNotAvailable,
+            Self::JobFailed { .. } => ErrorKind::JobFailed,
+            Self::LogNotAvailable { .. } => ErrorKind::LogNotAvailable,
+            Self::Invalid(_) => ErrorKind::InvalidRequest,
+            Self::IdempotencyKeyReused => ErrorKind::IdempotencyKeyReused,
+            Self::Unauthenticated { .. } => ErrorKind::Unauthenticated,
+            Self::Forbidden(_) => ErrorKind::Forbidden,
+            Self::Policy(_) => ErrorKind::PolicyViolated,
+            Self::TooLarge { .. } => ErrorKind::TooLarge,
+            Self::Processor(ProcessorError::Overloaded) | Self::Store(StoreError::Overloaded) => ErrorKind::Overloaded,
+            Self::Processor(_) | Self::InvalidPlan(_) => ErrorKind::ProcessorFailed,
+            Self::NotRunnable(_) => ErrorKind::NotRunnable,
+            Self::RangeNotSatisfiable { .. } => ErrorKind::RangeNotSatisfiable,
+            Self::Store(StoreError::Unavailable(_) | StoreError::Timeout(_)) => ErrorKind::Unavailable,
+            Self::Archive(ArchiveError::Unavailable(_) | ArchiveError::Timeout(_)) => ErrorKind::Unavailable,
+            Self::Runner(RunnerError::Unavailable { .. }) => ErrorKind::Unavailable,
+            Self::Store(_) | Self::Archive(_) | Self::Runner(_) => ErrorKind::Internal,
+        }
+    }
+
+    /// What is wrong with the request, place by place.
+    #[must_use]
+    pub fn violations(&self) -> &[Violation] {
+        match self {
+            Self::Invalid(violations) => violations,
+            _ => &[],
+        }
+    }
+}
+
+/// Stand-in until `core::policy` is merged.
+#[derive(Debug)]
+pub struct PolicyViolation { /// key
+ pub rule: &'static str, /// text
+ pub message: String }
+/// Stand-in until `processor` is merged.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessorError { /// busy
+ #[error("busy")] Overloaded, /// trap
+ #[error("trapped")] Trapped }
