@@ -5,6 +5,7 @@
 //! ```
 //! An arrow means "may use". Adapters do not know each other; only `jobs` combines them.
 
+pub mod api;
 pub mod archive;
 pub mod core;
 pub mod failpoint;

@@ -1,0 +1,49 @@
+//! `GET /jobs/{job}/logs`: the log, live or archived; whole, a range of it, or followed until the job ends.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use futures::StreamExt as _;
+use http::HeaderValue;
+use http::header::{ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_TYPE, HeaderMap};
+
+use super::ApiState;
+use super::access::Caller;
+use super::problem::Problem;
+use super::query::{Path, Query};
+use super::{ranges, results};
+use crate::jobs::ByteBody;
+
+/// Answers a job's log as plain text.
+pub(super) async fn log(
+    State(state): State<ApiState>,
+    Caller(caller): Caller,
+    Path(id): Path<String>,
+    query: Query,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let follow = query.flag("follow")?;
+    let mut range = ranges::asked(&headers, None);
+    if follow && range.is_some() {
+        return Err(Problem::query("follow", "cannot be combined with a Range header"));
+    }
+    let mut found = state.jobs().log(&caller, &id, range, follow).await?;
+    if range.is_some() && found.length.is_none() {
+        // A log that still grows: without its length the range cannot be named, and a server may answer the whole instead.
+        range = None;
+        found = state.jobs().log(&caller, &id, None, false).await?;
+    }
+    if follow {
+        // A server that stops ends the stream as the job would: cleanly, at a chunk.
+        let body = found.body.take_until(state.stopping().clone().cancelled_owned()).boxed();
+        found = ByteBody { body, size: None, first: 0, length: None };
+    }
+    let mut response: Response<Body> = results::bytes_answer(found, range.is_some());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(CONTENT_DISPOSITION, results::disposition(&format!("{id}-log"), "text/plain"));
+    if !follow {
+        headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    }
+    Ok(results::sandboxed(response))
+}

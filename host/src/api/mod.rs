@@ -1,0 +1,148 @@
+//! The HTTP interface: the resources of OGC API - Processes 1.0, the job's log and receipt, health and metrics.
+//!
+//! ```text
+//! serve -> routes -> layer (edge) -> landing, processes, execution, jobs, results, logs, health -> crate::jobs
+//! ```
+//! A handler reads the request, calls one use case and writes one answer; every failure is a [`problem`] that the edge finishes.
+//! Nothing here knows a store, an archive, a runner or a processor.
+
+pub mod access;
+mod cursor;
+mod description;
+mod document;
+mod execution;
+mod health;
+mod jobs;
+mod landing;
+mod layer;
+mod links;
+mod logs;
+mod multipart;
+mod negotiate;
+mod prefer;
+mod problem;
+mod processes;
+mod query;
+mod ranges;
+mod results;
+mod routes;
+mod serve;
+mod settings;
+mod status_info;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use axum::body::Body;
+use axum::response::Response;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, StatusCode};
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::problem::{INTERNAL, Problem};
+use crate::jobs::Jobs;
+
+pub use self::access::{TokenGrant, TokenTable};
+pub use self::routes::router;
+pub use self::serve::serve;
+pub use self::settings::Settings;
+
+/// Everything that handlers share. Cheap to clone.
+#[derive(Clone)]
+pub struct ApiState(Arc<Shared>);
+
+struct Shared {
+    jobs: Arc<Jobs>,
+    tokens: Arc<TokenTable>,
+    settings: Settings,
+    fixed_base: Option<String>,
+    metrics: PrometheusHandle,
+    offered: processes::Cache,
+    in_flight: AtomicUsize,
+    /// Cancelled when the server begins to stop: what waits or follows ends then.
+    stopping: CancellationToken,
+    /// Work that goes on when its client has gone.
+    detached: TaskTracker,
+}
+
+impl ApiState {
+    /// Builds the state. All that is wrong with the settings is answered at once, one sentence each.
+    pub fn new(
+        jobs: Arc<Jobs>,
+        tokens: Arc<TokenTable>,
+        settings: Settings,
+        metrics: PrometheusHandle,
+    ) -> Result<Self, Vec<String>> {
+        let violations = settings.violations();
+        if !violations.is_empty() {
+            return Err(violations);
+        }
+        health::describe_metrics();
+        let fixed_base = settings.base_url.as_deref().and_then(|base| links::fixed_base(base).ok());
+        Ok(Self(Arc::new(Shared {
+            jobs,
+            tokens,
+            settings,
+            fixed_base,
+            metrics,
+            offered: processes::Cache::default(),
+            in_flight: AtomicUsize::new(0),
+            stopping: CancellationToken::new(),
+            detached: TaskTracker::new(),
+        })))
+    }
+
+    fn jobs(&self) -> &Arc<Jobs> {
+        &self.0.jobs
+    }
+
+    fn tokens(&self) -> &TokenTable {
+        &self.0.tokens
+    }
+
+    fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
+    fn fixed_base(&self) -> Option<&str> {
+        self.0.fixed_base.as_deref()
+    }
+
+    fn metrics(&self) -> &PrometheusHandle {
+        &self.0.metrics
+    }
+
+    fn offered(&self) -> &processes::Cache {
+        &self.0.offered
+    }
+
+    fn in_flight(&self) -> &AtomicUsize {
+        &self.0.in_flight
+    }
+
+    fn stopping(&self) -> &CancellationToken {
+        &self.0.stopping
+    }
+
+    /// Runs work to its end even if the client goes away meanwhile: a request that is dropped is dropped at any `.await`.
+    async fn detach<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Result<T, Problem> {
+        self.0.detached.spawn(work).await.map_err(|error| {
+            Problem::new(INTERNAL, "the server failed; the log has the cause under this request's id").caused_by(error)
+        })
+    }
+}
+
+/// An answer in JSON.
+fn json_answer(status: StatusCode, value: &impl Serialize) -> Result<Response, Problem> {
+    let body = serde_json::to_vec(value)
+        .map_err(|error| Problem::new(INTERNAL, "the answer could not be written as JSON").caused_by(error))?;
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(links::JSON));
+    Ok(response)
+}
