@@ -302,7 +302,6 @@ mod tests {
 
     use super::*;
     use crate::core::{EndReason, JobId};
-    use crate::store::StoreError;
 
     const KINDS: [ErrorKind; 19] = [
         ErrorKind::NoSuchProcess,
@@ -346,8 +345,9 @@ mod tests {
 
     #[tokio::test]
     async fn the_document_says_what_and_where_but_not_why_inside() {
-        let error = jobs::Error::Store(StoreError::Unavailable(sqlx::Error::Io(std::io::Error::other("secret path"))));
-        let (head, document) = rendered(Problem::from(error), false).await;
+        let cause = std::io::Error::other("secret path");
+        let problem = Problem::new(type_of(ErrorKind::Unavailable), "the database is not available").caused_by(cause);
+        let (head, document) = rendered(problem, false).await;
         assert_eq!(head.status(), 503);
         assert_eq!(head.headers()[RETRY_AFTER], "5");
         assert_eq!(head.headers()[CONTENT_TYPE], "application/problem+json");

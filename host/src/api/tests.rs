@@ -24,7 +24,7 @@ use crate::core::{Digest, Role};
 
 /// The one place that changes with `Jobs`.
 fn jobs() -> Arc<Jobs> {
-    Arc::new(Jobs {})
+    JOBS_FOR_TESTS
 }
 
 pub(super) fn state(settings: Settings) -> ApiState {
