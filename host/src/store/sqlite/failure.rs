@@ -1,0 +1,55 @@
+//! What SQLite's failures mean to the callers of the store. The result codes decide, never a text.
+
+use sqlx::migrate::MigrateError;
+
+use crate::store::StoreError;
+
+/// Primary result codes after which the same statement may work again: busy, locked, out of memory, read-only, I/O error,
+/// full, cannot open. (<https://sqlite.org/rescode.html>)
+const PASSING: [i32; 7] = [5, 6, 7, 8, 10, 13, 14];
+
+/// Sorts a failure of sqlx: a matter of the disk, or a fault of ours.
+pub(super) fn classify(error: sqlx::Error) -> StoreError {
+    if passes(&error) { StoreError::Unavailable(error) } else { StoreError::Statement(error) }
+}
+
+/// A migration that failed for the disk's sake is no fault of the schema.
+pub(super) fn classify_migration(error: MigrateError) -> StoreError {
+    match error {
+        MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _) if passes(&cause) => {
+            StoreError::Unavailable(cause)
+        }
+        other => StoreError::Migration(other),
+    }
+}
+
+fn passes(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(cause) => {
+            let code = cause.code().and_then(|code| code.parse::<i32>().ok());
+            // The low byte of an extended code is the primary one.
+            code.is_some_and(|code| PASSING.contains(&(code & 0xff)))
+        }
+        sqlx::Error::Io(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed
+        | sqlx::Error::BeginFailed => true,
+        _ => false,
+    }
+}
+
+/// The failure of a whole transaction, told once more: sqlx's errors cannot be cloned.
+pub(super) fn again(error: &StoreError) -> StoreError {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    match error {
+        StoreError::Overloaded => StoreError::Overloaded,
+        _ => StoreError::Unavailable(sqlx::Error::Io(std::io::Error::other(text))),
+    }
+}

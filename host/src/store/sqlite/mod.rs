@@ -1,0 +1,319 @@
+//! The embedded database: one SQLite file in WAL mode, one writer that groups commits, a few readers.
+//!
+//! Invariant: a write that was answered survives power loss (with [`Synchronous::Full`]), and nothing but the writer's task
+//! writes. Two servers must not share a file: the application locks its folder.
+
+mod deployed;
+mod failure;
+mod finish;
+mod insert;
+mod list;
+mod rows;
+mod status;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::future::Future;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use sqlx::pool::PoolConnection;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{AssertSqlSafe, ConnectOptions, Sqlite};
+use tokio::sync::broadcast;
+use tokio::task::JoinHandle;
+
+use self::failure::{classify, classify_migration};
+use self::writer::{Equipment, Work, Writer};
+use super::{JobStore, ProcessRow, StoreError};
+use crate::core::job::{Inserted, Transition, UnfinishedJob};
+use crate::core::{
+    Digest, FinalRecord, Job, JobDetail, JobFilter, JobId, JobPage, NewJob, OutputRecord, PageKey, Timestamp,
+};
+
+/// How the embedded database is run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// What a write waits for before it is answered.
+    pub synchronous: Synchronous,
+    /// Connections that read at once.
+    pub readers: u32,
+    /// Writes that may wait; one more is refused as overloaded.
+    pub queue: usize,
+    /// Writes in one commit, at most.
+    pub batch: usize,
+    /// Longest time of one call, in milliseconds.
+    pub deadline_ms: u64,
+    /// Longest wait for another program that has locked the file, in milliseconds.
+    pub busy_timeout_ms: u64,
+    /// Page cache of the writer, in KiB.
+    pub writer_cache_kib: u32,
+    /// Page cache of each reader, in KiB.
+    pub reader_cache_kib: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            synchronous: Synchronous::Full,
+            readers: 4,
+            queue: 1_024,
+            batch: 128,
+            deadline_ms: 10_000,
+            busy_timeout_ms: 3_000,
+            writer_cache_kib: 8_192,
+            reader_cache_kib: 2_048,
+        }
+    }
+}
+
+/// SQLite's `synchronous`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Synchronous {
+    /// A write that was answered survives power loss.
+    #[default]
+    Full,
+    /// The last writes may be lost with the power, not with the process. The file stays sound.
+    Normal,
+}
+
+/// The name of the thread of each connection.
+const THREAD: &str = "store-sqlite";
+/// Readiness writes itself only if no job was written for this long.
+const RECENT: Duration = Duration::from_secs(1);
+
+/// Jobs in an SQLite file.
+pub struct SqliteStore {
+    writer: Writer,
+    readers: SqlitePool,
+    changes: broadcast::Sender<JobId>,
+    deadline: Duration,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl SqliteStore {
+    /// Opens the file, creates it if need be (readable by its owner alone) and brings its schema up to date.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if the file cannot be opened or written, [`StoreError::Migration`] if its schema is newer than
+    /// this program or was changed by others.
+    pub async fn open(path: &Path, settings: &Settings) -> Result<Arc<Self>, StoreError> {
+        create_private(path).await.map_err(|error| StoreError::Unavailable(sqlx::Error::Io(error)))?;
+        let cache = |kib: u32| format!("-{kib}");
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .busy_timeout(Duration::from_millis(settings.busy_timeout_ms.min(i32::MAX.unsigned_abs().into())))
+            .foreign_keys(true)
+            .synchronous(match settings.synchronous {
+                Synchronous::Full => SqliteSynchronous::Full,
+                Synchronous::Normal => SqliteSynchronous::Normal,
+            })
+            .pragma("temp_store", "memory")
+            .pragma("journal_size_limit", "67108864")
+            .pragma("trusted_schema", "off")
+            .statement_cache_capacity(48)
+            .thread_name(|number| format!("{THREAD}-{number}"))
+            .disable_statement_logging();
+        let writer_options =
+            options.clone().journal_mode(SqliteJournalMode::Wal).pragma("cache_size", cache(settings.writer_cache_kib));
+        let mut connection = writer_options.connect().await.map_err(classify)?;
+        sqlx::migrate!("../migrations/sqlite").run(&mut connection).await.map_err(classify_migration)?;
+
+        let deadline = Duration::from_millis(settings.deadline_ms.max(1));
+        let readers = SqlitePoolOptions::new()
+            .max_connections(settings.readers.max(1))
+            .acquire_timeout(deadline)
+            .idle_timeout(Duration::from_secs(60))
+            .max_lifetime(None)
+            .test_before_acquire(false)
+            .connect_lazy_with(
+                options.pragma("query_only", "on").pragma("cache_size", cache(settings.reader_cache_kib)),
+            );
+        let (changes, _) = broadcast::channel(4_096);
+        let (writer, task) = Writer::start(Equipment {
+            options: writer_options,
+            connection,
+            readers: readers.clone(),
+            changes: changes.clone(),
+            queue: settings.queue,
+            batch: settings.batch,
+        });
+        Ok(Arc::new(Self { writer, readers, changes, deadline, task: Mutex::new(Some(task)) }))
+    }
+
+    /// Refuses new writes, does those that wait, lets readers end, checkpoints and closes the file. It waits for that no longer
+    /// than a call's deadline; whatever is answered is safe at any time. Doing it again does nothing.
+    pub async fn shutdown(&self) {
+        self.writer.stop();
+        let task = self.task.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let Some(task) = task else { return };
+        match tokio::time::timeout(self.deadline, task).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the database's writer ended as it should not"),
+            Err(_) => tracing::warn!("the database is not closed yet; the next start does what is left"),
+        }
+    }
+
+    async fn within<T>(&self, call: impl Future<Output = Result<T, StoreError>> + Send) -> Result<T, StoreError> {
+        match tokio::time::timeout(self.deadline, call).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                Err(StoreError::Timeout(self.deadline.as_millis().div_ceil(1_000).try_into().unwrap_or(u64::MAX)))
+            }
+        }
+    }
+
+    async fn write<W: Work>(&self, work: W) -> Result<W::Answer, StoreError> {
+        self.within(self.writer.submit(work)).await
+    }
+
+    async fn reader(&self) -> Result<PoolConnection<Sqlite>, StoreError> {
+        self.readers.acquire().await.map_err(classify)
+    }
+}
+
+/// SQLite gives its journal the rights of the file: created here, so that inputs and results are the owner's alone.
+async fn create_private(path: &Path) -> std::io::Result<()> {
+    let mut options = tokio::fs::OpenOptions::new();
+    options.append(true).create(true);
+    #[cfg(unix)]
+    options.mode(0o600);
+    options.open(path).await.map(drop)
+}
+
+#[async_trait]
+impl JobStore for SqliteStore {
+    async fn insert(&self, job: NewJob) -> Result<Inserted, StoreError> {
+        self.write(insert::Insert::new(job)?).await
+    }
+
+    async fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+        self.within(async { status::job_by_id(&mut *self.reader().await?, &id.to_string()).await }).await
+    }
+
+    async fn detail(&self, id: JobId) -> Result<Option<JobDetail>, StoreError> {
+        self.within(async {
+            let sql = format!("select {}, {} from jobs where id = ?1", rows::JOB, rows::DETAIL);
+            let query = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string());
+            let row = query.fetch_optional(&mut *self.reader().await?).await.map_err(classify)?;
+            row.as_ref().map(rows::detail).transpose()
+        })
+        .await
+    }
+
+    async fn list(&self, filter: &JobFilter, after: Option<PageKey>, limit: u32) -> Result<JobPage, StoreError> {
+        self.within(async { list::page(&mut *self.reader().await?, filter, after, limit).await }).await
+    }
+
+    async fn outputs(&self, id: JobId) -> Result<Vec<OutputRecord>, StoreError> {
+        self.within(async {
+            let sql = "select id, media_type, size, sha256, archive_key, body from job_outputs where job_id = ?1 order by position";
+            let found = sqlx::query(sql).bind(id.to_string()).fetch_all(&mut *self.reader().await?).await;
+            found.map_err(classify)?.iter().map(rows::output).collect()
+        })
+        .await
+    }
+
+    async fn transition(&self, change: Transition) -> Result<Option<(Job, bool)>, StoreError> {
+        self.write(status::Shift { change }).await
+    }
+
+    async fn report(
+        &self,
+        id: JobId,
+        progress: Option<u8>,
+        message: Option<String>,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        if progress.is_none() && message.is_none() {
+            return Ok(());
+        }
+        self.write(status::Report { id, progress, message, at }).await
+    }
+
+    async fn finish(&self, record: FinalRecord) -> Result<Option<Job>, StoreError> {
+        self.write(finish::Finish::new(record)?).await
+    }
+
+    async fn remove(&self, id: JobId, at: Timestamp) -> Result<Option<Vec<String>>, StoreError> {
+        self.write(finish::Remove { id, at }).await
+    }
+
+    async fn claim(&self, id: JobId, owner: &str, now: Timestamp, until: Timestamp) -> Result<bool, StoreError> {
+        self.write(status::Claim { id, owner: owner.to_owned(), now, until }).await
+    }
+
+    async fn unclaim(&self, id: JobId, owner: &str) -> Result<(), StoreError> {
+        self.write(status::Unclaim { id, owner: owner.to_owned() }).await
+    }
+
+    async fn unfinished(
+        &self,
+        before: Timestamp,
+        after: Option<JobId>,
+        limit: u32,
+    ) -> Result<Vec<UnfinishedJob>, StoreError> {
+        self.within(async {
+            let found = sqlx::query(
+                "select id, status, created, updated from jobs indexed by jobs_unfinished \
+                 where finished is null and id > ?1 and updated < ?2 order by id limit ?3",
+            )
+            .bind(after.map(|id| id.to_string()).unwrap_or_default())
+            .bind(before.as_millis())
+            .bind(i64::from(limit))
+            .fetch_all(&mut *self.reader().await?)
+            .await;
+            found.map_err(classify)?.iter().map(rows::unfinished).collect()
+        })
+        .await
+    }
+
+    async fn finalized(&self, ids: &[JobId]) -> Result<Vec<JobId>, StoreError> {
+        self.within(async {
+            let found = sqlx::query(
+                "select id from jobs where id in (select value from json_each(?1)) \
+                 and finished is not null and receipt is not null",
+            )
+            .bind(rows::ids_json(ids)?)
+            .fetch_all(&mut *self.reader().await?)
+            .await;
+            found.map_err(classify)?.iter().map(rows::id).collect()
+        })
+        .await
+    }
+
+    async fn put_processor(&self, digest: Digest, bytes: Bytes) -> Result<(), StoreError> {
+        self.write(deployed::PutProcessor { digest, bytes }).await
+    }
+
+    async fn processor(&self, digest: Digest) -> Result<Option<Bytes>, StoreError> {
+        self.within(async {
+            let query = sqlx::query("select bytes from processors where digest = ?1").bind(digest.to_string());
+            let row = query.fetch_optional(&mut *self.reader().await?).await.map_err(classify)?;
+            row.map(|row| rows::column::<Vec<u8>>(&row, 0, "processors.bytes").map(Bytes::from)).transpose()
+        })
+        .await
+    }
+
+    async fn record_processes(&self, offered: &[ProcessRow], at: Timestamp) -> Result<(), StoreError> {
+        self.write(deployed::RecordProcesses::new(offered, at)?).await
+    }
+
+    fn changes(&self) -> broadcast::Receiver<JobId> {
+        self.changes.subscribe()
+    }
+
+    async fn ready(&self) -> Result<(), StoreError> {
+        if self.writer.committed_within(RECENT) {
+            return Ok(());
+        }
+        self.write(deployed::Probe).await
+    }
+}
