@@ -41,7 +41,6 @@ impl Answer {
     }
 
     /// The same answer when it has this status.
-    #[must_use]
     pub fn expect(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{}", self.text());
         self
@@ -85,12 +84,24 @@ impl Client {
     }
 
     /// Sends a request and reads the whole answer. Every error must be a problem document.
-    pub async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<reqwest::Body>) -> Answer {
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<reqwest::Body>,
+    ) -> Answer {
         self.try_send(method, path, headers, body).await.unwrap_or_else(|error| panic!("{path}: {error:?}"))
     }
 
     /// The same; an error when the server went away.
-    pub async fn try_send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<reqwest::Body>) -> Result<Answer, reqwest::Error> {
+    pub async fn try_send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<reqwest::Body>,
+    ) -> Result<Answer, reqwest::Error> {
         let url = if path.starts_with("http") { path.to_owned() } else { format!("{}{path}", self.url) };
         let head = method == Method::HEAD;
         let mut request = self.http.request(method, url).body(body);
@@ -131,7 +142,8 @@ impl Client {
 
     /// Executes asynchronously: the job's id.
     pub async fn submit(&self, process: &str, inputs: &Value) -> String {
-        let answer = self.execute(process, &json!({ "inputs": inputs }), &[("prefer", "respond-async")]).await.expect(201);
+        let answer =
+            self.execute(process, &json!({ "inputs": inputs }), &[("prefer", "respond-async")]).await.expect(201);
         let id = answer.json()["jobID"].as_str().expect("a job id").to_owned();
         assert!(answer.header("location").ends_with(&format!("/jobs/{id}")), "{:?}", answer.headers);
         id

@@ -13,7 +13,10 @@ pub fn root() -> PathBuf {
 pub fn program() -> PathBuf {
     let test = std::env::current_exe().expect("a test has a path");
     let beside = test.parent().and_then(Path::parent).expect("tests are in target/PROFILE/deps");
-    let program = [beside, test.parent().expect("a folder")].iter().map(|folder| folder.join("vespiary")).find(|path| path.exists());
+    let program = [beside, test.parent().expect("a folder")]
+        .iter()
+        .map(|folder| folder.join("vespiary"))
+        .find(|path| path.exists());
     program.unwrap_or_else(|| panic!("no vespiary beside {}: run `make test`", beside.display()))
 }
 
@@ -22,5 +25,8 @@ pub fn program() -> PathBuf {
 pub fn processor(name: &str) -> PathBuf {
     let path = root().join("target/wasm32-wasip2/plugin").join(format!("{}.wasm", name.replace('-', "_")));
     let dashed = root().join("target/wasm32-wasip2/plugin").join(format!("{name}.wasm"));
-    [dashed, path].into_iter().find(|path| path.exists()).unwrap_or_else(|| panic!("no {name}.wasm: run `make plugins`"))
+    [dashed, path]
+        .into_iter()
+        .find(|path| path.exists())
+        .unwrap_or_else(|| panic!("no {name}.wasm: run `make plugins`"))
 }

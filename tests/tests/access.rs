@@ -11,7 +11,9 @@ fn hash(token: &str) -> String {
 fn closed() -> Server {
     let tokens: String = [("reader", "read"), ("runner", "read, execute"), ("deployer", "deploy"), ("boss", "admin")]
         .iter()
-        .map(|(name, roles)| format!("    - {{ name: {name}, sha256: \"{}\", roles: [{roles}] }}\n", hash(&format!("{name}-token"))))
+        .map(|(name, roles)| {
+            format!("    - {{ name: {name}, sha256: \"{}\", roles: [{roles}] }}\n", hash(&format!("{name}-token")))
+        })
         .collect();
     let config = format!("access:\n  anonymous: []\n  tokens:\n{tokens}processes:\n  - processor: hello-world\n");
     Server::with(ServerOptions::default().config(&config))
@@ -25,7 +27,13 @@ async fn roles() {
     let runner = nobody.with_token("runner-token");
     let id = runner.submit("hello-world", &json!({ "name": "a" })).await;
     runner.ended(&id).await;
-    for path in ["/jobs".to_owned(), format!("/jobs/{id}"), format!("/jobs/{id}/results"), format!("/jobs/{id}/logs"), format!("/jobs/{id}/receipt")] {
+    for path in [
+        "/jobs".to_owned(),
+        format!("/jobs/{id}"),
+        format!("/jobs/{id}/results"),
+        format!("/jobs/{id}/logs"),
+        format!("/jobs/{id}/receipt"),
+    ] {
         let answer = nobody.get(&path).await.expect(401);
         assert!(answer.header("www-authenticate").starts_with("Bearer"), "{path}");
         nobody.with_token("wrong").get(&path).await.expect(401);
@@ -100,7 +108,10 @@ async fn the_original_s_token_input() {
     assert!(missing.header("www-authenticate").starts_with("Bearer"));
     client.execute("guarded", &json!({ "inputs": { "word": "a", "token": "the-api-tokem" } }), &[]).await.expect(401);
     client.execute("guarded", &json!({ "inputs": { "word": "a", "token": "" } }), &[]).await.expect(401);
-    let answer = client.execute("guarded", &json!({ "inputs": { "word": "a", "token": "the-api-token" } }), &[]).await.expect(200);
+    let answer = client
+        .execute("guarded", &json!({ "inputs": { "word": "a", "token": "the-api-token" } }), &[])
+        .await
+        .expect(200);
     assert!(answer.text().contains("PYGEOAPI_K8S_MANAGER_INPUTS={\"word\":\"a\"}"), "{}", answer.text());
     assert!(!answer.text().contains("the-api-token"));
     // Or as a bearer token with the role.
@@ -111,7 +122,8 @@ async fn the_original_s_token_input() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_environment_of_a_container_is_the_contract_and_nothing_else() {
-    let server = Server::with(ServerOptions::default().config(&guarded("check_auth: false")).env("SECRET_OF_THE_SERVER", "x"));
+    let server =
+        Server::with(ServerOptions::default().config(&guarded("check_auth: false")).env("SECRET_OF_THE_SERVER", "x"));
     let client = server.client();
     let id = client.submit("guarded", &json!({ "word": "a", "secret": "hunter2-hunter2", "keyword": "shown" })).await;
     client.ended(&id).await;

@@ -58,10 +58,8 @@ async fn killed_at(place: &str, answered: bool) {
     let mut server = Server::with(options);
     let key = [("idempotency-key", "once"), ("prefer", "respond-async"), ("content-type", "application/json")];
     let body = json!({ "inputs": { "n": 1 } });
-    let sent = server
-        .client()
-        .try_send(reqwest::Method::POST, "/processes/count/execution", &key, body.to_string())
-        .await;
+    let sent =
+        server.client().try_send(reqwest::Method::POST, "/processes/count/execution", &key, body.to_string()).await;
     if answered {
         assert_eq!(sent.expect("the answer came before the crash").status, 201, "{place}");
     }
@@ -80,7 +78,11 @@ async fn killed_at(place: &str, answered: bool) {
     let log = client.get(&format!("/jobs/{id}/logs")).await.expect(200).text();
     assert_eq!(log, "before the result\nPYGEOAPI_K8S_MANAGER_RESULT_START\na,b\n1,2\n", "{place}");
     let receipt = client.get(&format!("/jobs/{id}/receipt")).await.expect(200).json();
-    assert_eq!((&receipt["complete"], &receipt["bytes"], &receipt["lines"]), (&json!(true), &json!(log.len()), &json!(4)), "{place}");
+    assert_eq!(
+        (&receipt["complete"], &receipt["bytes"], &receipt["lines"]),
+        (&json!(true), &json!(log.len()), &json!(4)),
+        "{place}"
+    );
     let ran = std::fs::read_to_string(runs.path().join("runs")).unwrap();
     assert_eq!(ran, format!("ran {id}\n"), "{place}: it ran once, as this job");
     // Nothing of the run is left behind.
@@ -90,7 +92,11 @@ async fn killed_at(place: &str, answered: bool) {
     })
     .await;
     let history = server.sql("select id, status, exit_code, log_size from job_history");
-    assert_eq!(history, [json!({ "id": id, "status": "successful", "exit_code": 0, "log_size": log.len() })], "{place}");
+    assert_eq!(
+        history,
+        [json!({ "id": id, "status": "successful", "exit_code": 0, "log_size": log.len() })],
+        "{place}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,7 +111,8 @@ async fn killed_at_every_arrow_of_an_execution() {
 async fn killed_after_a_dismissal_was_recorded() {
     let runs = tempfile::tempdir().unwrap();
     let config = config(runs.path()).replace("sleep 0.2", "sleep 300");
-    let mut server = Server::with(ServerOptions::default().config(&config).env("FAILPOINTS", "dismiss-recorded=return"));
+    let mut server =
+        Server::with(ServerOptions::default().config(&config).env("FAILPOINTS", "dismiss-recorded=return"));
     let id = server.client().submit("count", &json!({ "n": 1 })).await;
     server.client().reaches(&id, "running").await;
     let sent = server.client().try_send(reqwest::Method::DELETE, &format!("/jobs/{id}"), &[], "").await;

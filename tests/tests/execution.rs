@@ -10,7 +10,8 @@ const ASYNC: (&str, &str) = ("prefer", "respond-async");
 
 fn with_misbehaving() -> Server {
     let path = vespiary_tests::workspace::processor("misbehaving");
-    let config = format!("processes:\n  - processor: hello-world\n  - processor: echo\n  - processor: {}\n", path.display());
+    let config =
+        format!("processes:\n  - processor: hello-world\n  - processor: echo\n  - processor: {}\n", path.display());
     Server::with(ServerOptions::default().config(&config))
 }
 
@@ -22,7 +23,9 @@ fn violations(answer: &Answer) -> Vec<String> {
 
 fn link(document: &Value, rel: &str) -> Option<String> {
     let links = document["links"].as_array()?;
-    links.iter().find(|link| link["rel"].as_str().is_some_and(|found| found.ends_with(rel)))?["href"].as_str().map(str::to_owned)
+    links.iter().find(|link| link["rel"].as_str().is_some_and(|found| found.ends_with(rel)))?["href"]
+        .as_str()
+        .map(str::to_owned)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -94,7 +97,10 @@ async fn synchronous_execution_in_every_form() {
     let document = client.execute("echo", &body, &[]).await.expect(200);
     assert!(document.header("content-type").starts_with("application/json"));
     let document = document.json();
-    assert_eq!((&document["message"], &document["numbers"], &document["mixed"]), (&json!("teststring"), &json!([1, 2, 3]), &json!(7)));
+    assert_eq!(
+        (&document["message"], &document["numbers"], &document["mixed"]),
+        (&json!("teststring"), &json!([1, 2, 3]), &json!(7))
+    );
     assert!(document.get("bbox").is_none(), "what was not given is left out");
     // Several, raw.
     let body = json!({ "inputs": inputs, "outputs": { "message": {}, "numbers": {} } });
@@ -120,7 +126,11 @@ async fn a_wait_that_is_too_short_leaves_the_job_running() {
     let body = json!({ "inputs": { "seconds": 3, "text": "late" } });
     let begun = Instant::now();
     let answer = client.execute("misbehaving", &body, &[("prefer", "wait=1")]).await.expect(201);
-    assert!(begun.elapsed() >= Duration::from_secs(1) && begun.elapsed() < Duration::from_millis(2900), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() >= Duration::from_secs(1) && begun.elapsed() < Duration::from_millis(2900),
+        "{:?}",
+        begun.elapsed()
+    );
     let id = answer.json()["jobID"].as_str().unwrap().to_owned();
     assert_eq!(client.get(&format!("/jobs/{id}/results")).await.expect(404).problem(), "result-not-ready");
     assert_eq!(client.ended(&id).await["status"], "successful");
@@ -158,9 +168,13 @@ async fn all_violations_at_once_before_the_plugin_is_asked() {
     assert!(answer.header("content-type").starts_with("application/json"), "as the ETS wants it");
     let mut found = violations(&answer);
     found.sort();
-    assert_eq!(found, ["/inputs/message", "/inputs/nonsense", "/inputs/numbers/0", "/inputs/pause", "/outputs/nothing"]);
+    assert_eq!(
+        found,
+        ["/inputs/message", "/inputs/nonsense", "/inputs/numbers/0", "/inputs/pause", "/outputs/nothing"]
+    );
     for (body, status) in [("", 400), ("{", 400), ("[]", 400), ("{\"inputs\":[]}", 400)] {
-        let answer = client.send(Method::POST, "/processes/echo/execution", &[("content-type", "application/json")], body).await;
+        let answer =
+            client.send(Method::POST, "/processes/echo/execution", &[("content-type", "application/json")], body).await;
         assert_eq!(answer.status, status, "{body:?}");
     }
     let unknown = client.execute("nothing", &json!({}), &[]).await.expect(404);
@@ -176,7 +190,8 @@ async fn dry_run_creates_nothing() {
     let client = server.client();
     let body = json!({ "inputs": { "name": "Ada" } }).to_string();
     let path = "/processes/hello-world/execution?dryRun=true";
-    let answer = client.send(Method::POST, path, &[("content-type", "application/json")], body).await.expect(200).json();
+    let answer =
+        client.send(Method::POST, path, &[("content-type", "application/json")], body).await.expect(200).json();
     assert_eq!(answer["processId"], "hello-world");
     assert!(answer["plan"]["containers"][0]["command"].to_string().contains("Ada"), "{answer}");
     assert!(server.sql("select id from job_history").is_empty());
@@ -309,5 +324,11 @@ async fn a_graceful_stop_answers_what_is_under_way() {
     })
     .await;
     assert!(server.stop(), "exit code 0:\n{}", server.log());
-    assert_eq!(waiting.await.unwrap().expect(200).text(), "in time");
+    // A caller that waits is told where its job is; the job itself outlives the server.
+    let answer = waiting.await.unwrap().expect(201);
+    let id = answer.json()["jobID"].as_str().unwrap().to_owned();
+    let server = server.restart();
+    let client = server.client();
+    assert_eq!(client.ended(&id).await["status"], "successful");
+    assert_eq!(client.get(&format!("/jobs/{id}/results")).await.expect(200).text(), "in time");
 }

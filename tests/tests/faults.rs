@@ -18,7 +18,8 @@ struct SmallDisk<'a>(&'a Path);
 impl<'a> SmallDisk<'a> {
     fn mount(at: &'a Path, mebibytes: u32) -> Option<Self> {
         std::fs::create_dir_all(at).unwrap();
-        run("mount", &["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "tmpfs", at.to_str().unwrap()]).then_some(Self(at))
+        run("mount", &["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "tmpfs", at.to_str().unwrap()])
+            .then_some(Self(at))
     }
 
     fn fill(&self) {
@@ -140,7 +141,8 @@ fn a_second_server_on_the_same_folder_is_turned_away() {
 fn a_wrong_configuration_is_told_as_a_whole_before_anything_listens() {
     let folder = Arc::new(tempfile::tempdir().unwrap());
     std::fs::create_dir(folder.path().join("plugins")).unwrap();
-    let options = ServerOptions::default().config("server: { listn: x }\njobs: { finish_concurrency: many }\nnonsense: 1\n");
+    let options =
+        ServerOptions::default().config("server: { listn: x }\njobs: { finish_concurrency: many }\nnonsense: 1\n");
     let log = Server::try_launch(folder, options, None).map(|_| ()).unwrap_err();
     for word in ["listn", "jobs.finish_concurrency", "nonsense"] {
         assert!(log.contains(word), "{word} in {log}");

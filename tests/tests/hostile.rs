@@ -7,7 +7,11 @@ use serde_json::json;
 use vespiary_tests::{Client, Server};
 
 /// Sends what is generated; a 5xx or an error that is no problem document fails.
-fn all_are_4xx<S: Strategy>(cases: u32, strategy: &S, send: impl Fn(&Client, S::Value) -> futures::future::BoxFuture<'static, u16>) {
+fn all_are_4xx<S: Strategy>(
+    cases: u32,
+    strategy: &S,
+    send: impl Fn(&Client, S::Value) -> futures::future::BoxFuture<'static, u16>,
+) {
     let server = Server::start();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let client = server.client();
@@ -33,7 +37,14 @@ fn any_bytes_as_body() {
     all_are_4xx(200, &bytes, |client, body| {
         let client = client.clone();
         Box::pin(async move {
-            let answer = client.send(Method::POST, "/processes/echo/execution?dryRun=true", &[("content-type", "application/json")], body).await;
+            let answer = client
+                .send(
+                    Method::POST,
+                    "/processes/echo/execution?dryRun=true",
+                    &[("content-type", "application/json")],
+                    body,
+                )
+                .await;
             answer.status
         })
     });
@@ -64,7 +75,20 @@ fn any_text_as_id() {
 
 #[test]
 fn any_text_as_filter() {
-    let names = prop_oneof!["status", "type", "processID", "datetime", "minDuration", "maxDuration", "limit", "after", "cursor", "f", "follow", "[a-z]{1,8}"];
+    let names = prop_oneof![
+        "status",
+        "type",
+        "processID",
+        "datetime",
+        "minDuration",
+        "maxDuration",
+        "limit",
+        "after",
+        "cursor",
+        "f",
+        "follow",
+        "[a-z]{1,8}"
+    ];
     all_are_4xx(250, &(names, ".{0,60}"), |client, (name, value)| {
         let client = client.clone();
         Box::pin(async move {
@@ -95,10 +119,15 @@ fn any_bytes_as_header() {
         Box::pin(async move {
             let url = format!("{}/processes/hello-world/execution?dryRun=true", client.url());
             let request = reqwest::Client::new().post(url).header(name, value).body(r#"{"inputs":{"name":"a"}}"#);
-            let request = if name == "content-type" { request } else { request.header("content-type", "application/json") };
+            let request =
+                if name == "content-type" { request } else { request.header("content-type", "application/json") };
             let answer = request.send().await.unwrap();
             let status = answer.status().as_u16();
-            let kind = answer.headers().get("content-type").map(|kind| kind.to_str().unwrap_or_default().to_owned()).unwrap_or_default();
+            let kind = answer
+                .headers()
+                .get("content-type")
+                .map(|kind| kind.to_str().unwrap_or_default().to_owned())
+                .unwrap_or_default();
             assert!(status < 400 || kind.contains("json"), "{status} {kind}");
             status
         })
@@ -110,7 +139,8 @@ async fn too_large_and_too_many() {
     let server = Server::start();
     let client = server.client();
     let huge = vec![b' '; 17 * 1024 * 1024];
-    let answer = client.try_send(Method::POST, "/processes/echo/execution", &[("content-type", "application/json")], huge).await;
+    let answer =
+        client.try_send(Method::POST, "/processes/echo/execution", &[("content-type", "application/json")], huge).await;
     // The server may close the connection before all of it was sent.
     if let Ok(answer) = answer {
         assert_eq!(answer.status, 413, "{}", answer.text());

@@ -112,6 +112,7 @@ async fn five_hundred_at_once() {
         .map(|row| (format!("{}.log", row["id"].as_str().unwrap()), row["log_size"].as_u64().unwrap()))
         .collect();
     assert_eq!(on_disk, in_history, "the archive and the history agree");
-    let ran = server.sql("select count(*) as jobs from job_history where status in ('successful', 'failed') and log_uri is null");
+    let ran = server
+        .sql("select count(*) as jobs from job_history where status in ('successful', 'failed') and log_uri is null");
     assert_eq!(ran[0]["jobs"], 0, "every job that ran has its log");
 }

@@ -28,7 +28,9 @@ async fn refused(server: &Server, file: &str) -> String {
     until(&format!("{file} to be refused"), Duration::from_secs(30), || async {
         let reports = server.admin().get("/admin/processes").await.expect(200).json();
         let list = reports["processes"].as_array().cloned().unwrap_or_default();
-        let found = list.iter().find(|one| one["name"].as_str().is_some_and(|path| path.ends_with(file)) && one["state"] == "refused")?;
+        let found = list
+            .iter()
+            .find(|one| one["name"].as_str().is_some_and(|path| path.ends_with(file)) && one["state"] == "refused")?;
         Some(found["reasons"].to_string())
     })
     .await
@@ -167,7 +169,8 @@ async fn the_policy_bounds_every_plan() {
 }
 
 fn check(args: &[&str]) -> (i32, String) {
-    let output = std::process::Command::new(vespiary_tests::workspace::program()).arg("check").args(args).output().unwrap();
+    let output =
+        std::process::Command::new(vespiary_tests::workspace::program()).arg("check").args(args).output().unwrap();
     let text = [output.stdout, output.stderr].concat();
     (output.status.code().unwrap(), String::from_utf8(text).unwrap())
 }

@@ -172,7 +172,8 @@ fn the_project_speaks_of_itself_alone() {
     for ending in [".rs", ".md", ".toml", ".yaml", ".yml", ".sh", ".sql", ".wit", "Makefile"] {
         sources(&root(), ending, &mut files);
     }
-    let elsewhere = [["/wo", "rk/"].concat(), ["../sha", "red"].concat(), ["crates", ".io/"].concat(), ["/ro", "ot/"].concat()];
+    let elsewhere =
+        [["/wo", "rk/"].concat(), ["../sha", "red"].concat(), ["crates", ".io/"].concat(), ["/ro", "ot/"].concat()];
     for path in files {
         let text = std::fs::read_to_string(&path).unwrap();
         for word in &elsewhere {

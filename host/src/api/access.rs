@@ -20,7 +20,7 @@ pub(super) const CHALLENGE: &str = r#"Bearer realm="vespiary""#;
 
 /// Who sends a request with these headers.
 pub(super) fn principal(table: &TokenTable, headers: &HeaderMap) -> Result<Arc<Principal>, Problem> {
-let mut sent = headers.get_all(AUTHORIZATION).iter();
+    let mut sent = headers.get_all(AUTHORIZATION).iter();
     let Some(credential) = sent.next() else { return Ok(Arc::clone(table.anonymous())) };
     if sent.next().is_some() {
         return Err(malformed("there is more than one Authorization header"));
@@ -84,7 +84,11 @@ mod tests {
 
     #[test]
     fn a_table_finds_its_tokens_only() {
-        let settings = Settings { tokens: vec![token("ann", "t-1"), token("bob", "t-2")], anonymous: vec![Role::Read], ..Settings::default() };
+        let settings = Settings {
+            tokens: vec![token("ann", "t-1"), token("bob", "t-2")],
+            anonymous: vec![Role::Read],
+            ..Settings::default()
+        };
         let table = TokenTable::new(&settings).unwrap();
         assert_eq!(table.find("t-1").unwrap().principal.subject, "ann");
         assert_eq!(table.find("t-2").unwrap().principal.subject, "bob");

@@ -29,7 +29,13 @@ impl DataDir {
             let path = path.clone();
             move |source| AppError::DataDir { path, what, source }
         };
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path.join("lock")).map_err(failed("it cannot be written to"))?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(path.join("lock"))
+            .map_err(failed("it cannot be written to"))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Self { path, _lock: lock }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(AppError::InUse(path)),
@@ -50,7 +56,11 @@ impl DataDir {
 
     /// Makes a folder where it is missing.
     pub(super) fn create(&self, folder: &Path) -> Result<(), AppError> {
-        create_private(folder).map_err(|source| AppError::DataDir { path: folder.to_owned(), what: "it cannot be made", source })
+        create_private(folder).map_err(|source| AppError::DataDir {
+            path: folder.to_owned(),
+            what: "it cannot be made",
+            source,
+        })
     }
 
     /// Where the hash of the generated token is kept.
@@ -65,14 +75,21 @@ impl DataDir {
             return TokenTable::new(settings).map(|table| (table, None)).map_err(refused);
         }
         let file = self.token_file();
-        let failed = |source| AppError::DataDir { path: file.clone(), what: "the token's hash cannot be kept in it", source };
+        let failed =
+            |source| AppError::DataDir { path: file.clone(), what: "the token's hash cannot be kept in it", source };
         let (hash, made) = match fs::read_to_string(&file) {
             Ok(text) => (text.trim().to_owned(), None),
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 // Two random UUIDs: 244 random bits.
                 let token = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
                 let hash = TokenTable::hash(&token);
-                let mut kept = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&file).map_err(failed)?;
+                let mut kept = OpenOptions::new()
+                    .create(true)
+                    .truncate(true)
+                    .write(true)
+                    .mode(0o600)
+                    .open(&file)
+                    .map_err(failed)?;
                 writeln!(kept, "{hash}").and_then(|()| kept.sync_all()).map_err(failed)?;
                 (hash, Some(token))
             }

@@ -92,7 +92,20 @@ impl App {
     pub async fn build(config: Config) -> Result<Self, AppError> {
         let plugins_folder = config.plugins_folder();
         let database = config.database();
-        let Config { data_dir, server, access, processes, plugins, processor, policy, jobs, capture, store, runner, telemetry: _ } = config;
+        let Config {
+            data_dir,
+            server,
+            access,
+            processes,
+            plugins,
+            processor,
+            policy,
+            jobs,
+            capture,
+            store,
+            runner,
+            telemetry: _,
+        } = config;
         let Plugins { folder: _, poll_ms, shipped } = plugins;
         let stop = CancellationToken::new();
 
@@ -101,13 +114,18 @@ impl App {
         let (table, token) = data.token_table(&access)?;
         let table = Arc::new(table);
         let verify = Arc::clone(&table);
-        let policy = Policy::new(&policy).map_err(|wrong| AppError::Part { part: "policy", source: wrong.join("; ").into() })?;
+        let policy =
+            Policy::new(&policy).map_err(|wrong| AppError::Part { part: "policy", source: wrong.join("; ").into() })?;
         let store = SqliteStore::open(&database, &store).await.map_err(part("database"))?;
         let archive = DirectoryArchive::open(data.folder("archive")?).await.map_err(part("archive"))?;
         let program = std::env::current_exe().map_err(part("local runner"))?;
         let runner = Arc::new(LocalRunner::open(runner, data.path(), program).await.map_err(part("local runner"))?);
-        let host = ProcessorHost::new(&processor, &data.folder("compiled")?, Arc::new(move |token: &str| verify.may_execute(token)))
-            .map_err(part("plugin host"))?;
+        let host = ProcessorHost::new(
+            &processor,
+            &data.folder("compiled")?,
+            Arc::new(move |token: &str| verify.may_execute(token)),
+        )
+        .map_err(part("plugin host"))?;
         let registry = Arc::new(Registry::new(host));
         let limits = Limits {
             concurrency: usize::try_from(jobs.finish_concurrency).unwrap_or(1),

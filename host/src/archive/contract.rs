@@ -97,7 +97,9 @@ fn pattern(length: usize) -> Vec<u8> {
 
 async fn large_and_in_pieces(archive: &dyn Archive) {
     let bytes = Bytes::from(pattern(9 * PIECE + 12_345));
-    for (key, step) in [("contract/large/one", bytes.len()), ("contract/large/odd", 77_777), ("contract/large/big", 3 * PIECE + 1)] {
+    for (key, step) in
+        [("contract/large/one", bytes.len()), ("contract/large/odd", 77_777), ("contract/large/big", 3 * PIECE + 1)]
+    {
         let mut writer = archive.create(key, "application/octet-stream").await.unwrap();
         let mut rest = bytes.clone();
         while !rest.is_empty() {
@@ -142,7 +144,8 @@ async fn removed(archive: &dyn Archive) {
 }
 
 async fn only_keys(archive: &dyn Archive) {
-    for key in ["", "/", "/etc/passwd", "../x", "a/../../x", "a//b", "a/", "./a", "a/./b", "a b", "ä", "a\0b", "a\\b"] {
+    for key in ["", "/", "/etc/passwd", "../x", "a/../../x", "a//b", "a/", "./a", "a/./b", "a b", "ä", "a\0b", "a\\b"]
+    {
         assert!(archive.create(key, "text/plain").await.is_err(), "{key:?} was taken");
         assert!(matches!(archive.read(key, None).await, Err(ArchiveError::NotFound(_))), "{key:?}");
         archive.remove(key).await.unwrap();

@@ -86,8 +86,14 @@ impl Check {
                 print(&format!("process   {} {} ({title})", process.id, process.description.version))?;
                 print(&format!("processor {}", process.digest))?;
                 let ids = |ids: Vec<&str>| if ids.is_empty() { "none".to_owned() } else { ids.join(", ") };
-                print(&format!("inputs    {}", ids(process.description.inputs.iter().map(|one| one.id.as_str()).collect())))?;
-                print(&format!("outputs   {}", ids(process.description.outputs.iter().map(|one| one.id.as_str()).collect())))?;
+                print(&format!(
+                    "inputs    {}",
+                    ids(process.description.inputs.iter().map(|one| one.id.as_str()).collect())
+                ))?;
+                print(&format!(
+                    "outputs   {}",
+                    ids(process.description.outputs.iter().map(|one| one.id.as_str()).collect())
+                ))?;
             }
             let Some(body) = request else {
                 if self.json {

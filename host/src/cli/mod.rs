@@ -15,7 +15,9 @@ use crate::config::{self, Config, ConfigError, Overrides};
 /// A job platform whose processors are WebAssembly components.
 #[derive(Debug, Parser)]
 #[command(name = "vespiary", version, about, max_term_width = 120)]
-#[command(after_help = "Examples:\n  vespiary serve                      start on 127.0.0.1:8080, data in ./vespiary-data\n  vespiary run hello-world name=Ada --wait\n  vespiary sql \"select id, status, run_seconds from job_history order by created desc limit 5\"")]
+#[command(
+    after_help = "Examples:\n  vespiary serve                      start on 127.0.0.1:8080, data in ./vespiary-data\n  vespiary run hello-world name=Ada --wait\n  vespiary sql \"select id, status, run_seconds from job_history order by created desc limit 5\""
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

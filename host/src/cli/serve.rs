@@ -12,7 +12,9 @@ use crate::telemetry;
 
 /// `vespiary serve`
 #[derive(Debug, clap::Args)]
-#[command(after_help = "The first line on standard output is the server's URL.\n\nExamples:\n  vespiary serve\n  vespiary serve --listen 127.0.0.1:0 --data /var/lib/vespiary --plugins ./plugins\n  VESPIARY_TELEMETRY_LOG=debug vespiary serve --config vespiary.yaml")]
+#[command(
+    after_help = "The first line on standard output is the server's URL.\n\nExamples:\n  vespiary serve\n  vespiary serve --listen 127.0.0.1:0 --data /var/lib/vespiary --plugins ./plugins\n  VESPIARY_TELEMETRY_LOG=debug vespiary serve --config vespiary.yaml"
+)]
 pub(crate) struct Serve {
     #[command(flatten)]
     config: ConfigArgs,

@@ -47,7 +47,11 @@ pub struct Overrides {
 }
 
 /// Reads file and variables. The second part of the answer is worth a line in the log each.
-pub fn load(file: Option<&Path>, env: &[(String, String)], overrides: &Overrides) -> Result<(Config, Vec<String>), ConfigError> {
+pub fn load(
+    file: Option<&Path>,
+    env: &[(String, String)],
+    overrides: &Overrides,
+) -> Result<(Config, Vec<String>), ConfigError> {
     let mut document = match file {
         Some(path) => read(path)?,
         None => Map::new(),
@@ -81,14 +85,15 @@ pub fn load(file: Option<&Path>, env: &[(String, String)], overrides: &Overrides
     if !wrong.is_empty() {
         return Err(ConfigError::Invalid(wrong));
     }
-    let config: Config = serde_json::from_value(document).map_err(|error| ConfigError::Invalid(vec![error.to_string()]))?;
+    let config: Config =
+        serde_json::from_value(document).map_err(|error| ConfigError::Invalid(vec![error.to_string()]))?;
     let wrong = config.violations();
     if wrong.is_empty() { Ok((config, notes)) } else { Err(ConfigError::Invalid(wrong)) }
 }
 
 fn read(path: &Path) -> Result<Map<String, Value>, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+    let text =
+        std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
     let not_yaml = |reason: String| ConfigError::NotYaml { path: path.to_owned(), reason };
     if text.trim().is_empty() {
         return Ok(Map::new());
@@ -108,7 +113,8 @@ fn schema() -> Value {
 
 fn describe(error: &jsonschema::ValidationError<'_>) -> String {
     let place = error.instance_path().to_string();
-    let place = if place.is_empty() { "the document".to_owned() } else { place.trim_start_matches('/').replace('/', ".") };
+    let place =
+        if place.is_empty() { "the document".to_owned() } else { place.trim_start_matches('/').replace('/', ".") };
     // The value itself may be a secret: only its place is told.
     format!("{place}: {}", error.masked_with("the value"))
 }
@@ -120,7 +126,14 @@ fn set(document: &mut Map<String, Value>, section: &str, key: &str, value: Value
 }
 
 /// Finds the key that `VESPIARY_<name>` names and sets it.
-fn set_variable(document: &mut Map<String, Value>, schema: &Value, variable: &str, name: &str, text: &str, wrong: &mut Vec<String>) {
+fn set_variable(
+    document: &mut Map<String, Value>,
+    schema: &Value,
+    variable: &str,
+    name: &str,
+    text: &str,
+    wrong: &mut Vec<String>,
+) {
     let Some(sections) = schema.pointer("/properties").and_then(Value::as_object) else { return };
     if let Some(kind) = sections.get(name) {
         match typed(kind, text) {
@@ -185,7 +198,10 @@ mod tests {
 
     #[test]
     fn all_violations_are_told_at_once() {
-        let wrong = wrong("server: {listn: 1}\njobs: {finish_concurrency: many}\nnonsense: 1\n", &[("VESPIARY_JOBS_NONSENSE", "1")]);
+        let wrong = wrong(
+            "server: {listn: 1}\njobs: {finish_concurrency: many}\nnonsense: 1\n",
+            &[("VESPIARY_JOBS_NONSENSE", "1")],
+        );
         let all = wrong.join("\n");
         for word in ["listn", "jobs.finish_concurrency", "nonsense", "VESPIARY_JOBS_NONSENSE"] {
             assert!(all.contains(word), "{word} in {all}");

@@ -83,15 +83,22 @@ impl Config {
     /// What is wrong beyond the form, one sentence each with the key's name.
     pub(crate) fn violations(&self) -> Vec<String> {
         let mut wrong = Vec::new();
-        let mut add = |section: &str, found: Vec<String>| wrong.extend(found.into_iter().map(|one| format!("{section}.{one}")));
+        let mut add =
+            |section: &str, found: Vec<String>| wrong.extend(found.into_iter().map(|one| format!("{section}.{one}")));
         add("server", self.server.violations());
         add("access", core::access::TokenTable::new(&self.access).err().unwrap_or_default());
         add("policy", core::Policy::new(&self.policy).err().unwrap_or_default());
         let limits = self.processor.violations();
-        add("processor", limits.iter().map(|one| format!("{}: {}", one.pointer.trim_start_matches('/'), one.message)).collect());
+        add(
+            "processor",
+            limits.iter().map(|one| format!("{}: {}", one.pointer.trim_start_matches('/'), one.message)).collect(),
+        );
         for (place, entry) in self.processes.iter().enumerate() {
             let found = entry.violations();
-            add("processes", found.iter().map(|one| format!("{place}{}: {}", one.pointer.replace('/', "."), one.message)).collect());
+            add(
+                "processes",
+                found.iter().map(|one| format!("{place}{}: {}", one.pointer.replace('/', "."), one.message)).collect(),
+            );
         }
         wrong.extend(self.telemetry.violation());
         wrong

@@ -17,7 +17,12 @@ const ELSEWHERE: [&str; 7] = [
 ];
 
 /// Puts them into the document, under the file's own keys, which win. Answers what is wrong and what has no effect.
-pub(super) fn apply(document: &mut Map<String, Value>, env: &[(String, String)], wrong: &mut Vec<String>, notes: &mut Vec<String>) {
+pub(super) fn apply(
+    document: &mut Map<String, Value>,
+    env: &[(String, String)],
+    wrong: &mut Vec<String>,
+    notes: &mut Vec<String>,
+) {
     for (name, value) in env {
         if name == API_TOKEN {
             if value.trim().is_empty() {
@@ -29,7 +34,9 @@ pub(super) fn apply(document: &mut Map<String, Value>, env: &[(String, String)],
                 access.entry("api_token").or_insert_with(|| Value::from(value.as_str()));
             }
         } else if ELSEWHERE.contains(&name.as_str()) {
-            notes.push(format!("{name} is set and has no effect: jobs run on this machine and logs are kept in the data folder"));
+            notes.push(format!(
+                "{name} is set and has no effect: jobs run on this machine and logs are kept in the data folder"
+            ));
         }
     }
 }

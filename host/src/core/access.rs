@@ -105,7 +105,8 @@ impl TokenTable {
 
     /// The table for a server without configured tokens: one that was generated, of which `sha256` is kept, may do everything.
     pub fn with_generated(settings: &Settings, sha256: &str) -> Result<Self, Vec<String>> {
-        let generated = TokenSettings { name: "generated".to_owned(), sha256: sha256.to_owned(), roles: vec![Role::Admin] };
+        let generated =
+            TokenSettings { name: "generated".to_owned(), sha256: sha256.to_owned(), roles: vec![Role::Admin] };
         Self::new(&Settings { tokens: vec![generated], ..settings.clone() })
     }
 
@@ -153,7 +154,6 @@ fn is_name(name: &str) -> bool {
     (1..=63).contains(&name.len()) && name.chars().all(allowed) && name != "anonymous"
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,8 +166,11 @@ mod tests {
     fn what_a_processor_may_verify() {
         let mut runner = token("ann", "t-1");
         runner.roles = vec![Role::Execute];
-        let settings =
-            Settings { tokens: vec![runner, token("bob", "t-2")], api_token: Some("api".into()), ..Settings::default() };
+        let settings = Settings {
+            tokens: vec![runner, token("bob", "t-2")],
+            api_token: Some("api".into()),
+            ..Settings::default()
+        };
         let table = TokenTable::new(&settings).unwrap();
         assert!(table.may_execute("t-1") && table.may_execute("api"));
         assert!(!table.may_execute("t-2") && !table.may_execute("") && !table.may_execute("ap"));

@@ -47,7 +47,12 @@ impl Principal {
     /// The principal of a request without a credential.
     #[must_use]
     pub fn anonymous(roles: Vec<Role>) -> Self {
-        Self { subject: "anonymous".to_owned(), roles, authenticated: false, claims: Value::Object(serde_json::Map::new()) }
+        Self {
+            subject: "anonymous".to_owned(),
+            roles,
+            authenticated: false,
+            claims: Value::Object(serde_json::Map::new()),
+        }
     }
 
     /// Whether it may do what `role` allows.

@@ -76,7 +76,10 @@ impl Finalizer {
         }
         self.tasks.close();
         if tokio::time::timeout(drain, self.tasks.wait()).await.is_err() {
-            tracing::warn!("stopped while {} jobs were being looked after; the next start goes on with them", self.tasks.len());
+            tracing::warn!(
+                "stopped while {} jobs were being looked after; the next start goes on with them",
+                self.tasks.len()
+            );
         }
     }
 
@@ -93,7 +96,10 @@ impl Finalizer {
         let jobs = Arc::clone(&self.jobs);
         self.spawn(async move {
             if let Err(cause) = jobs.repair(&present, age).await {
-                tracing::warn!(error = &cause as &dyn std::error::Error, "could not look for jobs without a run; tried again later");
+                tracing::warn!(
+                    error = &cause as &dyn std::error::Error,
+                    "could not look for jobs without a run; tried again later"
+                );
             }
         });
     }

@@ -141,7 +141,9 @@ impl Error {
             Self::Forbidden(_) => ErrorKind::Forbidden,
             Self::Policy(_) => ErrorKind::PolicyViolated,
             Self::TooLarge { .. } => ErrorKind::TooLarge,
-            Self::Processor(ProcessorError::Overloaded { .. }) | Self::Store(StoreError::Overloaded) => ErrorKind::Overloaded,
+            Self::Processor(ProcessorError::Overloaded { .. }) | Self::Store(StoreError::Overloaded) => {
+                ErrorKind::Overloaded
+            }
             Self::Processor(_) | Self::InvalidPlan(_) => ErrorKind::ProcessorFailed,
             Self::NotRunnable(_) => ErrorKind::NotRunnable,
             Self::RangeNotSatisfiable { .. } => ErrorKind::RangeNotSatisfiable,

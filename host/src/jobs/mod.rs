@@ -15,6 +15,8 @@ mod read;
 mod repair;
 pub mod shape;
 mod submit;
+#[cfg(test)]
+pub(crate) mod testing;
 mod wait;
 
 use std::path::PathBuf;
@@ -33,10 +35,10 @@ use crate::archive::Archive;
 pub use crate::archive::ByteRange;
 use crate::core::job::StoredRequest;
 use crate::core::{Digest, Job, JobId, JobPlan, OutputRecord, Policy, Principal, ProcessDescription, ProcessId, Role};
-pub use crate::processor::{ProcessReport, Sources};
 use crate::processor::Registry;
-pub use crate::runner::RunnerError;
+pub use crate::processor::{ProcessReport, Sources};
 use crate::runner::Runner;
+pub use crate::runner::RunnerError;
 use crate::store::JobStore;
 
 /// How jobs are kept and finalized.

@@ -2,11 +2,11 @@
 
 use super::capture::progress::Progress;
 use super::{Error, Jobs};
+use crate::core::LogEvent;
 use crate::core::job::Transition;
 use crate::core::{JobId, JobStatus, Timestamp};
 use crate::failpoint;
 use crate::runner::RunnerError;
-use crate::core::LogEvent;
 use futures::stream::BoxStream;
 
 impl Jobs {

@@ -32,7 +32,9 @@ pub(super) async fn assemble(detail: &JobDetail, captured: Captured) -> Result<R
         CapturedValue::Absent => return Ok(Ok(Vec::new())),
         CapturedValue::Whole(value) => value,
         CapturedValue::TooLarge { limit } => {
-            return Ok(Err(format!("the result is larger than the {limit} bytes that this server takes (capture.max_result_mib)")));
+            return Ok(Err(format!(
+                "the result is larger than the {limit} bytes that this server takes (capture.max_result_mib)"
+            )));
         }
         CapturedValue::Incomplete { reason } => return Ok(Err(format!("the result is not complete: {reason}"))),
     };
@@ -47,7 +49,8 @@ pub(super) async fn assemble(detail: &JobDetail, captured: Captured) -> Result<R
             Ok(Ok(vec![Output { id: UNDECLARED.to_owned(), media_type, value }]))
         }
         [only] => {
-            let media_type = marked.or_else(|| only.media_type().map(str::to_owned)).unwrap_or_else(|| "text/plain".to_owned());
+            let media_type =
+                marked.or_else(|| only.media_type().map(str::to_owned)).unwrap_or_else(|| "text/plain".to_owned());
             if let Some(bytes) = value.bytes(PARSED_BYTES).await? {
                 if let Err(wrong) = validation::check_output(&declared, &only.id, &media_type, &bytes) {
                     return Ok(Err(mismatch(&wrong)));
@@ -107,7 +110,9 @@ fn split(declared: &ProcessDescription, bytes: &[u8]) -> Result<Vec<Output>, Str
 /// A qualified value (`{"value": …, "mediaType": …}`) is what it holds.
 fn qualified(member: &Value) -> (&Value, Option<String>) {
     match member {
-        Value::Object(object) if object.keys().all(|key| matches!(key.as_str(), "value" | "mediaType" | "encoding" | "schema")) => {
+        Value::Object(object)
+            if object.keys().all(|key| matches!(key.as_str(), "value" | "mediaType" | "encoding" | "schema")) =>
+        {
             match object.get("value") {
                 Some(inner) => (inner, object.get("mediaType").and_then(Value::as_str).map(str::to_owned)),
                 None => (member, None),

@@ -11,7 +11,8 @@ use super::shape::denied;
 use super::{ByteBody, ByteRange, Error, Jobs, Offered, OfferedProcess, ProcessReport, Results, parse_id, require};
 use crate::archive::{ArchiveError, ArchiveObject};
 use crate::core::{
-    CaptureReceipt, Job, JobDetail, JobFilter, JobId, JobPage, JobStatus, OutputBody, OutputRecord, PageKey, Principal, Role,
+    CaptureReceipt, Job, JobDetail, JobFilter, JobId, JobPage, JobStatus, OutputBody, OutputRecord, PageKey, Principal,
+    Role,
 };
 use crate::processor::{Action, ProcessorRequest};
 use crate::runner::RunnerError;
@@ -62,7 +63,13 @@ impl Jobs {
     }
 
     /// A page of the job list.
-    pub async fn list(&self, principal: &Principal, filter: &JobFilter, after: Option<PageKey>, limit: u32) -> Result<JobPage, Error> {
+    pub async fn list(
+        &self,
+        principal: &Principal,
+        filter: &JobFilter,
+        after: Option<PageKey>,
+        limit: u32,
+    ) -> Result<JobPage, Error> {
         require(principal, Role::Read)?;
         Ok(self.store.list(filter, after, limit).await?)
     }
@@ -97,7 +104,13 @@ impl Jobs {
     }
 
     /// The log, live or archived. With `follow` it ends when the job does; a range wins over `follow`.
-    pub async fn log(&self, principal: &Principal, id: &str, range: Option<ByteRange>, follow: bool) -> Result<ByteBody, Error> {
+    pub async fn log(
+        &self,
+        principal: &Principal,
+        id: &str,
+        range: Option<ByteRange>,
+        follow: bool,
+    ) -> Result<ByteBody, Error> {
         let mut detail = self.detail(principal, id).await?;
         // The run may be captured and released between the two looks: then the second one finds the receipt.
         for _ in 0..2 {

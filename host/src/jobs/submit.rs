@@ -55,7 +55,8 @@ impl Jobs {
             relaunchable: !masked.lossy,
             created: Timestamp::now(),
         };
-        let launch = Launch { job_id: id, process_id: shaped.process.id.clone(), plan: Arc::new(shaped.plan), inputs, nonce };
+        let launch =
+            Launch { job_id: id, process_id: shaped.process.id.clone(), plan: Arc::new(shaped.plan), inputs, nonce };
         let jobs = Arc::clone(self);
         // A client that goes away must not leave a row without a launch: the two belong to a task of their own.
         let begun = self.tasks.spawn(async move { jobs.begin(new, launch).await });
@@ -186,4 +187,3 @@ impl Jobs {
         let _ = self.fail_unlaunched(launch.job_id, why).await;
     }
 }
-

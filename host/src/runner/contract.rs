@@ -70,7 +70,12 @@ pub async fn log(runner: &dyn Runner, job_id: JobId, follow: bool) -> Vec<(Strin
 }
 
 /// Waits for a state of a run by what is observed alone.
-pub async fn observed(runner: &dyn Runner, job_id: JobId, patience: Duration, wanted: impl Fn(&RunState) -> bool) -> RunState {
+pub async fn observed(
+    runner: &dyn Runner,
+    job_id: JobId,
+    patience: Duration,
+    wanted: impl Fn(&RunState) -> bool,
+) -> RunState {
     let mut observations = runner.observations();
     let found = tokio::time::timeout(patience, async {
         loop {
@@ -115,7 +120,11 @@ impl Subject<'_> {
     /// Waits until the run has printed this.
     async fn printed(&self, job_id: JobId, text: &str) {
         let waited = tokio::time::timeout(self.patience, async {
-            while !log(&*self.runner, job_id, false).await.iter().any(|(_, log)| String::from_utf8_lossy(log).contains(text)) {
+            while !log(&*self.runner, job_id, false)
+                .await
+                .iter()
+                .any(|(_, log)| String::from_utf8_lossy(log).contains(text))
+            {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         });
@@ -128,7 +137,9 @@ impl Subject<'_> {
     }
 
     async fn succeeds(&self) {
-        let plan = (self.shell)(r#"printf '%s|%s|%s' "$PYGEOAPI_JOB_ID" "$PYGEOAPI_PROCESS_ID" "$PYGEOAPI_K8S_MANAGER_INPUTS""#);
+        let plan = (self.shell)(
+            r#"printf '%s|%s|%s' "$PYGEOAPI_JOB_ID" "$PYGEOAPI_PROCESS_ID" "$PYGEOAPI_K8S_MANAGER_INPUTS""#,
+        );
         let job_id = self.begin(plan).await;
         let exit = self.end(job_id).await;
         assert_eq!((exit.reason, exit.exit_code, exit.signal), (EndReason::Completed, Some(0), None), "{exit:?}");
@@ -183,7 +194,10 @@ impl Subject<'_> {
         plan.init_containers[1] = container("second", "echo bad; exit 4");
         let job_id = self.begin(plan).await;
         let exit = self.end(job_id).await;
-        assert_eq!((exit.reason, exit.container.as_deref(), exit.exit_code), (EndReason::Error, Some("second"), Some(4)));
+        assert_eq!(
+            (exit.reason, exit.container.as_deref(), exit.exit_code),
+            (EndReason::Error, Some("second"), Some(4))
+        );
         let sections = log(&*self.runner, job_id, false).await;
         assert_eq!(sections.len(), 2, "the main container began behind a failed init container: {sections:?}");
         self.release(job_id).await;

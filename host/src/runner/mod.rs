@@ -72,7 +72,11 @@ pub trait Runner: Send + Sync {
 
     /// The log from its beginning, containers in the order of the plan. With `follow` it ends when the run does; without, at what is
     /// there now.
-    async fn logs(&self, job_id: JobId, follow: bool) -> Result<BoxStream<'static, Result<LogEvent, RunnerError>>, RunnerError>;
+    async fn logs(
+        &self,
+        job_id: JobId,
+        follow: bool,
+    ) -> Result<BoxStream<'static, Result<LogEvent, RunnerError>>, RunnerError>;
 
     /// Lets everything of a run go. Its log is captured by now. A run that is not there is success.
     async fn release(&self, job_id: JobId) -> Result<(), RunnerError>;

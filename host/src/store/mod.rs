@@ -86,7 +86,13 @@ pub trait JobStore: Send + Sync {
     async fn transition(&self, change: Transition) -> Result<Option<(Job, bool)>, StoreError>;
 
     /// Sets progress (0 to 100) and message of a job that has not ended; otherwise does nothing. Absent values are kept.
-    async fn report(&self, id: JobId, progress: Option<u8>, message: Option<String>, at: Timestamp) -> Result<(), StoreError>;
+    async fn report(
+        &self,
+        id: JobId,
+        progress: Option<u8>,
+        message: Option<String>,
+        at: Timestamp,
+    ) -> Result<(), StoreError>;
 
     /// Writes the final record: status (unless already final), exit, receipt, outputs and event, in one transaction. Doing it again
     /// changes nothing. Answers the job as it stands afterwards; `None` for an unknown job.
@@ -104,7 +110,12 @@ pub trait JobStore: Send + Sync {
     async fn unclaim(&self, id: JobId, owner: &str) -> Result<(), StoreError>;
 
     /// Jobs that have not ended and last changed before `before`, in the order of their ids, behind `after`.
-    async fn unfinished(&self, before: Timestamp, after: Option<JobId>, limit: u32) -> Result<Vec<UnfinishedJob>, StoreError>;
+    async fn unfinished(
+        &self,
+        before: Timestamp,
+        after: Option<JobId>,
+        limit: u32,
+    ) -> Result<Vec<UnfinishedJob>, StoreError>;
 
     /// Those of `ids` that have a receipt and a final status: their runs can be released.
     async fn finalized(&self, ids: &[JobId]) -> Result<Vec<JobId>, StoreError>;

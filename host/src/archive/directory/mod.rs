@@ -95,7 +95,8 @@ fn is_key(key: &str) -> bool {
 fn remove_leftovers(growing: &Path) {
     let Ok(entries) = fs::read_dir(growing) else { return };
     for path in entries.flatten().map(|entry| entry.path()) {
-        let dead = File::open(&path).is_ok_and(|file| rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok());
+        let dead = File::open(&path)
+            .is_ok_and(|file| rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok());
         if dead && let Err(error) = fs::remove_file(&path) {
             tracing::warn!(path = %path.display(), %error, "cannot remove a half-written object");
         }
@@ -163,7 +164,8 @@ impl Archive for DirectoryArchive {
         let root = Arc::clone(&self.root);
         let (deadline, finish_deadline) = (self.deadline, self.finish_deadline);
         let writer =
-            blocking(deadline, move || FileWriter::begin(&root, &root.join(GROWING), path, deadline, finish_deadline)).await?;
+            blocking(deadline, move || FileWriter::begin(&root, &root.join(GROWING), path, deadline, finish_deadline))
+                .await?;
         Ok(Box::new(writer))
     }
 
@@ -190,7 +192,9 @@ impl Archive for DirectoryArchive {
         blocking(self.deadline, move || {
             match fs::remove_file(&path) {
                 Ok(()) => {}
-                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(()),
+                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                    return Ok(());
+                }
                 Err(error) => return Err(error),
             }
             // Empty folders go too. One that is not empty, or is being filled, stays: `rmdir` decides.

@@ -115,7 +115,11 @@ impl FileWriter {
     }
 
     fn check(&self) -> Result<(), ArchiveError> {
-        if self.failed { Err(unavailable(io::Error::other("an earlier piece of the object was not written"))) } else { Ok(()) }
+        if self.failed {
+            Err(unavailable(io::Error::other("an earlier piece of the object was not written")))
+        } else {
+            Ok(())
+        }
     }
 }
 

@@ -12,7 +12,9 @@ use crate::cli::output::{Failure, print, table};
 
 /// `vespiary processes`
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  vespiary processes\n  vespiary processes --refused --token $TOKEN    files that were refused, and why")]
+#[command(
+    after_help = "Examples:\n  vespiary processes\n  vespiary processes --refused --token $TOKEN    files that were refused, and why"
+)]
 pub(crate) struct Processes {
     #[command(flatten)]
     server: ServerArgs,
@@ -30,7 +32,8 @@ impl Processes {
                 if self.server.json {
                     print(&serde_json::to_string_pretty(&answer)?)?;
                 } else {
-                    let rows = rows(answer.get("processes").unwrap_or(&answer), &["name", "state", "source", "id", "reasons"]);
+                    let rows =
+                        rows(answer.get("processes").unwrap_or(&answer), &["name", "state", "source", "id", "reasons"]);
                     print(&table(&["NAME", "STATE", "SOURCE", "PROCESS", "REASON"], &rows))?;
                 }
                 return Ok(ExitCode::SUCCESS);
@@ -49,7 +52,9 @@ impl Processes {
 
 /// `vespiary jobs`
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  vespiary jobs\n  vespiary jobs --status failed --process hello-world --limit 50\n  vespiary jobs --json")]
+#[command(
+    after_help = "Examples:\n  vespiary jobs\n  vespiary jobs --status failed --process hello-world --limit 50\n  vespiary jobs --json"
+)]
 pub(crate) struct Jobs {
     #[command(flatten)]
     server: ServerArgs,
@@ -89,9 +94,11 @@ fn rows(items: &Value, members: &[&str]) -> Vec<Vec<String>> {
     let shown = |value: Option<&Value>| match value {
         None | Some(Value::Null) => String::new(),
         Some(Value::String(text)) => text.clone(),
-        Some(Value::Array(parts)) => {
-            parts.iter().map(|part| part.as_str().map_or_else(|| part.to_string(), str::to_owned)).collect::<Vec<_>>().join("; ")
-        }
+        Some(Value::Array(parts)) => parts
+            .iter()
+            .map(|part| part.as_str().map_or_else(|| part.to_string(), str::to_owned))
+            .collect::<Vec<_>>()
+            .join("; "),
         Some(other) => other.to_string(),
     };
     let items = items.as_array().into_iter().flatten();
@@ -100,7 +107,9 @@ fn rows(items: &Value, members: &[&str]) -> Vec<Vec<String>> {
 
 /// `vespiary logs`
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  vespiary logs 0198f2c4-…\n  vespiary logs -f 0198f2c4-…       follow it until the job ends")]
+#[command(
+    after_help = "Examples:\n  vespiary logs 0198f2c4-…\n  vespiary logs -f 0198f2c4-…       follow it until the job ends"
+)]
 pub(crate) struct Logs {
     #[command(flatten)]
     server: ServerArgs,

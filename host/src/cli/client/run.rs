@@ -16,7 +16,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// `vespiary run`
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Values: KEY=TEXT as the input's schema reads it, KEY:=JSON as JSON, KEY=@FILE the content of a file.\n\nExamples:\n  vespiary run hello-world name=Ada message='good morning' --wait\n  vespiary run echo message=hi numbers:='[1,2,3]' --wait\n  vespiary run hello-world name=Ada --json     the job, as the server answered it")]
+#[command(
+    after_help = "Values: KEY=TEXT as the input's schema reads it, KEY:=JSON as JSON, KEY=@FILE the content of a file.\n\nExamples:\n  vespiary run hello-world name=Ada message='good morning' --wait\n  vespiary run echo message=hi numbers:='[1,2,3]' --wait\n  vespiary run hello-world name=Ada --json     the job, as the server answered it"
+)]
 pub(crate) struct Run {
     #[command(flatten)]
     server: ServerArgs,
@@ -114,7 +116,8 @@ fn ended(job: &Value) -> bool {
 
 /// A line on a terminal when something changed.
 fn show_progress(job: &Value, shown: String) -> String {
-    let percent = job.get("progress").and_then(Value::as_u64).map(|percent| format!(" {percent} %")).unwrap_or_default();
+    let percent =
+        job.get("progress").and_then(Value::as_u64).map(|percent| format!(" {percent} %")).unwrap_or_default();
     let message = job.get("message").and_then(Value::as_str).map(|text| format!(": {text}")).unwrap_or_default();
     let line = format!("{}{percent}{message}", status(job));
     if line != shown && std::io::stderr().is_terminal() {

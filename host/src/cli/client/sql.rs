@@ -10,7 +10,9 @@ use crate::store::sql::{self, Format};
 
 /// `vespiary sql`
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Views: job_history, job_status_history, process_history.\n\nExamples:\n  vespiary sql \"select process, status, count(*) from job_history group by 1, 2\"\n  vespiary sql --format csv \"select * from job_history where status = 'failed'\" > failed.csv")]
+#[command(
+    after_help = "Views: job_history, job_status_history, process_history.\n\nExamples:\n  vespiary sql \"select process, status, count(*) from job_history group by 1, 2\"\n  vespiary sql --format csv \"select * from job_history where status = 'failed'\" > failed.csv"
+)]
 pub(crate) struct Sql {
     #[command(flatten)]
     config: ConfigArgs,
@@ -47,7 +49,9 @@ impl Sql {
             FormatArg::Json => Format::Json,
         };
         let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-        super::http::block_on(async { Ok(sql::query(&config.database(), &self.statement, format, self.max_rows, &mut out).await?) })?;
+        super::http::block_on(async {
+            Ok(sql::query(&config.database(), &self.statement, format, self.max_rows, &mut out).await?)
+        })?;
         out.flush()?;
         Ok(ExitCode::SUCCESS)
     }

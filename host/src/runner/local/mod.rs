@@ -102,7 +102,12 @@ impl LocalRunner {
     /// Opens the runner in a server's data folder and takes on the runs that are there. `shim_program shim <run-dir>` must call
     /// [`shim::main`]; it is started with an empty environment.
     pub async fn open(settings: Settings, data_dir: &Path, shim_program: PathBuf) -> Result<Self, RunnerError> {
-        Self::open_with(settings, data_dir, ShimProgram { program: shim_program, args: vec!["shim".into()], env: Vec::new() }).await
+        Self::open_with(
+            settings,
+            data_dir,
+            ShimProgram { program: shim_program, args: vec!["shim".into()], env: Vec::new() },
+        )
+        .await
     }
 
     async fn open_with(settings: Settings, data_dir: &Path, shim: ShimProgram) -> Result<Self, RunnerError> {
@@ -252,7 +257,11 @@ impl Runner for LocalRunner {
             .await
     }
 
-    async fn logs(&self, job_id: JobId, follow: bool) -> Result<BoxStream<'static, Result<LogEvent, RunnerError>>, RunnerError> {
+    async fn logs(
+        &self,
+        job_id: JobId,
+        follow: bool,
+    ) -> Result<BoxStream<'static, Result<LogEvent, RunnerError>>, RunnerError> {
         let run = self.inner.run(job_id).ok_or(RunnerError::NoSuchRun(job_id))?;
         let reader = Arc::clone(&run);
         let names = self
@@ -260,7 +269,9 @@ impl Runner for LocalRunner {
             .blocking("to read which containers a run has", move || {
                 let there = !matches!(lock(&reader.slot).stage, Stage::New | Stage::Gone);
                 let spec = reader.dir.spec().map_err(|error| unavailable("to read the folder of a run", error))?;
-                Ok(there.then(|| spec.map(|spec| spec.plan.all_containers().map(|container| container.name.clone()).collect())))
+                Ok(there.then(|| {
+                    spec.map(|spec| spec.plan.all_containers().map(|container| container.name.clone()).collect())
+                }))
             })
             .await?
             .ok_or(RunnerError::NoSuchRun(job_id))?;
@@ -273,7 +284,9 @@ impl Runner for LocalRunner {
         self.inner
             .blocking("to release a run", move || {
                 let mut slot = lock(&run.slot);
-                inner.refresh_slot(&run, &mut slot).map_err(|error| unavailable("to read the folder of a run", error))?;
+                inner
+                    .refresh_slot(&run, &mut slot)
+                    .map_err(|error| unavailable("to read the folder of a run", error))?;
                 match slot.stage {
                     Stage::New | Stage::Gone => Ok(()),
                     Stage::Ended => {

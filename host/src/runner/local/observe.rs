@@ -246,7 +246,8 @@ impl Inner {
         let again = slot.stage == Stage::Started;
         slot.stage = Stage::Waiting;
         slot.misses = if again { slot.misses.saturating_add(1) } else { 0 };
-        let pause = if again { Duration::from_millis(500u64 << slot.misses.min(6)).min(LONGEST_PAUSE) } else { Duration::ZERO };
+        let pause =
+            if again { Duration::from_millis(500u64 << slot.misses.min(6)).min(LONGEST_PAUSE) } else { Duration::ZERO };
         lock(&self.places).wait_until(run.id, Instant::now() + pause);
         let message = if again {
             let why = run.dir.trouble().unwrap_or_else(|| "it left without a word".to_owned());
@@ -283,7 +284,8 @@ impl Inner {
             let settled = self.blocking("to read how a run ended", move || {
                 let mut slot = lock(&run.slot);
                 let read = inner.refresh_slot(&run, &mut slot);
-                let settled = if read.is_ok() && slot.stage == Stage::Started { inner.settle(&run, &mut slot) } else { read };
+                let settled =
+                    if read.is_ok() && slot.stage == Stage::Started { inner.settle(&run, &mut slot) } else { read };
                 if slot.stage == Stage::Started {
                     // Another shim has the lock, or the disk would not have it: the poller goes on from here.
                     slot.stage = Stage::Adopted;

@@ -301,7 +301,8 @@ pub(super) fn job_ids(runs: &Path) -> io::Result<BTreeSet<JobId>> {
 
 /// Removes what a crash left half made or half removed in `runs`.
 pub(super) fn remove_leftovers(runs: &Path) -> io::Result<()> {
-    let left = |name: &OsStr| name.to_str().is_some_and(|name| name.starts_with(".new-") || name.starts_with(".trash-"));
+    let left =
+        |name: &OsStr| name.to_str().is_some_and(|name| name.starts_with(".new-") || name.starts_with(".trash-"));
     for entry in fs::read_dir(runs)?.flatten().filter(|entry| left(&entry.file_name())) {
         if let Err(error) = remove_tree(&entry.path()) {
             tracing::warn!(path = %entry.path().display(), %error, "cannot remove what an earlier server left");

@@ -45,7 +45,10 @@ pub(super) fn check(plan: &JobPlan) -> Result<(), String> {
     let mut names = BTreeSet::new();
     for container in plan.all_containers() {
         if !is_label(&container.name) || !names.insert(container.name.as_str()) {
-            return Err(format!("the container name '{}' is not a DNS label that is unique in the plan", shown(&container.name)));
+            return Err(format!(
+                "the container name '{}' is not a DNS label that is unique in the plan",
+                shown(&container.name)
+            ));
         }
         check_container(container, plan)?;
     }
@@ -57,7 +60,10 @@ pub(super) fn check(plan: &JobPlan) -> Result<(), String> {
     let mut names = BTreeSet::new();
     for volume in &plan.volumes {
         if !is_label(&volume.name) || !names.insert(volume.name.as_str()) {
-            return Err(format!("the volume name '{}' is not a DNS label that is unique in the plan", shown(&volume.name)));
+            return Err(format!(
+                "the volume name '{}' is not a DNS label that is unique in the plan",
+                shown(&volume.name)
+            ));
         }
         match &volume.source {
             VolumeSource::Claim { claim_name: name, .. }
@@ -85,22 +91,32 @@ fn check_container(container: &Container, plan: &JobPlan) -> Result<(), String> 
             return Err(format!("container '{name}': '{}' is not the name of a variable", shown(&variable.name)));
         }
         match &variable.value {
-            EnvValue::SecretKey(KeyReference { name, key, .. }) | EnvValue::ConfigMapKey(KeyReference { name, key, .. }) => {
+            EnvValue::SecretKey(KeyReference { name, key, .. })
+            | EnvValue::ConfigMapKey(KeyReference { name, key, .. }) => {
                 check_file_name(name)?;
                 check_file_name(key)?;
             }
             EnvValue::Literal(text) if text.contains('\0') => {
-                return Err(format!("container '{name}': variable '{}' contains a null character", shown(&variable.name)));
+                return Err(format!(
+                    "container '{name}': variable '{}' contains a null character",
+                    shown(&variable.name)
+                ));
             }
             EnvValue::Literal(_) | EnvValue::Inputs => {}
         }
     }
     for mount in &container.mounts {
         if !plan.volumes.iter().any(|volume| volume.name == mount.volume) {
-            return Err(format!("container '{name}' mounts volume '{}', which the plan does not have", shown(&mount.volume)));
+            return Err(format!(
+                "container '{name}' mounts volume '{}', which the plan does not have",
+                shown(&mount.volume)
+            ));
         }
         if mount_point(&mount.mount_path).is_none_or(|path| path.as_os_str().is_empty()) {
-            return Err(format!("container '{name}': '{}' is not a path that can be mounted at", shown(&mount.mount_path)));
+            return Err(format!(
+                "container '{name}': '{}' is not a path that can be mounted at",
+                shown(&mount.mount_path)
+            ));
         }
         if mount.sub_path.as_deref().is_some_and(|path| relative(path).is_none()) {
             return Err(format!("container '{name}': the sub path of volume '{}' leads out of it", mount.volume));
@@ -192,7 +208,9 @@ mod tests {
 
     #[test]
     fn quantities() {
-        for (text, bytes) in [("64Mi", 64 << 20), ("1Gi", 1 << 30), ("1.5k", 1500), ("1e3", 1000), ("2E3", 2000), ("7", 7), ("1500m", 2)] {
+        for (text, bytes) in
+            [("64Mi", 64 << 20), ("1Gi", 1 << 30), ("1.5k", 1500), ("1e3", 1000), ("2E3", 2000), ("7", 7), ("1500m", 2)]
+        {
             assert_eq!(quantity(text), Some(bytes), "{text}");
         }
         for text in ["", "Mi", "-1", "1 Gi", "1gi", "1e", "nan", "1e400", "1..2", "ä"] {
@@ -206,9 +224,14 @@ mod tests {
 
     #[test]
     fn a_plan_without_a_command_is_refused() {
-        for containers in [r#"[{"name":"main","image":"busybox:1"}]"#, r#"[{"name":"main","image":"busybox:1","args":["x"]}]"#] {
+        for containers in
+            [r#"[{"name":"main","image":"busybox:1"}]"#, r#"[{"name":"main","image":"busybox:1","args":["x"]}]"#]
+        {
             let refusal = check(&plan(&format!(r#"{{"containers":{containers}}}"#))).unwrap_err();
-            assert!(refusal.contains("entry point") && refusal.contains("busybox:1") && refusal.contains("command"), "{refusal}");
+            assert!(
+                refusal.contains("entry point") && refusal.contains("busybox:1") && refusal.contains("command"),
+                "{refusal}"
+            );
         }
     }
 

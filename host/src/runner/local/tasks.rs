@@ -119,7 +119,8 @@ async fn listen(inner: Arc<Inner>, socket: UnixDatagram) {
                 continue;
             }
         };
-        let id = message.get(..length).and_then(|text| std::str::from_utf8(text).ok()).and_then(|text| text.parse().ok());
+        let id =
+            message.get(..length).and_then(|text| std::str::from_utf8(text).ok()).and_then(|text| text.parse().ok());
         let Some(run) = id.and_then(|id: JobId| inner.run(id)) else { continue };
         let listener = Arc::clone(&inner);
         let looked = inner.blocking("to look at a run", move || {

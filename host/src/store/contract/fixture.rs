@@ -5,8 +5,8 @@ use serde_json::json;
 use crate::core::job::{Idempotency, StoredRequest, Transition};
 use crate::core::request::{OutputSelection, ResponseMode};
 use crate::core::{
-    CaptureReceipt, Digest, EndReason, ExitState, FinalRecord, JobId, JobPlan, JobStatus, NewJob, OutputBody, OutputRecord,
-    Timestamp,
+    CaptureReceipt, Digest, EndReason, ExitState, FinalRecord, JobId, JobPlan, JobStatus, NewJob, OutputBody,
+    OutputRecord, Timestamp,
 };
 
 pub(in crate::store) fn at(millis: i64) -> Timestamp {

@@ -16,9 +16,15 @@ pub(in crate::store) async fn everything_is_read_back(store: &dyn JobStore) {
     let detail = store.detail(new.id).await.unwrap().unwrap();
     assert_eq!(store.job(new.id).await.unwrap().unwrap(), detail.job);
     let seen = &detail.job;
-    assert_eq!((seen.id, &seen.process_id, seen.status, &seen.caller), (new.id, &new.process_id, Accepted, &new.caller));
+    assert_eq!(
+        (seen.id, &seen.process_id, seen.status, &seen.caller),
+        (new.id, &new.process_id, Accepted, &new.caller)
+    );
     assert_eq!((seen.created, seen.updated), (at(1_234), at(1_234)));
-    assert_eq!((seen.started, seen.finished, seen.removed, seen.progress, &seen.message), (None, None, None, None, &None));
+    assert_eq!(
+        (seen.started, seen.finished, seen.removed, seen.progress, &seen.message),
+        (None, None, None, None, &None)
+    );
     assert_eq!((detail.process_version, detail.processor_digest), (new.process_version, new.processor_digest));
     assert_eq!((detail.request, detail.plan), (new.request, new.plan));
     assert_eq!((detail.nonce, detail.relaunchable), (None, false));
@@ -90,7 +96,8 @@ pub(in crate::store) async fn one_winner_of_many_transitions(store: &dyn JobStor
     for round in 0..10 {
         let id = accepted(store).await;
         let race = (0..30).map(|n| store.transition(to(id, [Dismissed, Failed, Running][(n + round) % 3], 2_000)));
-        let won: Vec<_> = join_all(race).await.into_iter().map(|answer| answer.unwrap().unwrap()).filter(|(_, c)| *c).collect();
+        let won: Vec<_> =
+            join_all(race).await.into_iter().map(|answer| answer.unwrap().unwrap()).filter(|(_, c)| *c).collect();
         assert_eq!(won.iter().filter(|(job, _)| job.status.is_final()).count(), 1);
         assert!(won.iter().filter(|(job, _)| job.status == Running).count() <= 1);
         let last = store.job(id).await.unwrap().unwrap();
@@ -122,7 +129,8 @@ pub(in crate::store) async fn claims_expire(store: &dyn JobStore) {
     store.unclaim(id, "a").await.unwrap();
     assert!(!store.claim(id, "a", at(350), at(500)).await.unwrap(), "a gave up what it no longer had");
     store.unclaim(id, "b").await.unwrap();
-    let race = join_all((0..20).map(|n| async move { store.claim(id, &format!("w{n}"), at(350), at(500)).await })).await;
+    let race =
+        join_all((0..20).map(|n| async move { store.claim(id, &format!("w{n}"), at(350), at(500)).await })).await;
     assert_eq!(race.into_iter().filter(|won| *won.as_ref().unwrap()).count(), 1);
     assert!(!store.claim(JobId::new(), "a", at(1), at(2)).await.unwrap(), "unknown");
 }

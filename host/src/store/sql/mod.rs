@@ -140,7 +140,8 @@ async fn run(
             printed.truncated = true;
             break;
         }
-        let values = (0..row.len()).map(|index| row.try_get_raw(index).map(print::value)).collect::<Result<Vec<_>, _>>();
+        let values =
+            (0..row.len()).map(|index| row.try_get_raw(index).map(print::value)).collect::<Result<Vec<_>, _>>();
         printer.row(values.map_err(SqlError::Statement)?).map_err(SqlError::Output)?;
         printed.rows += 1;
     }

@@ -32,7 +32,8 @@ pub(super) fn value(raw: SqliteValueRef<'_>) -> Cell {
         "REAL" => <f64 as Decode<Sqlite>>::decode(raw).map(Cell::Real),
         "BLOB" => <Vec<u8> as Decode<Sqlite>>::decode(raw).map(Cell::Blob),
         // Text that is no UTF-8 is shown as far as it is.
-        _ => <Vec<u8> as Decode<Sqlite>>::decode(raw).map(|bytes| Cell::Text(String::from_utf8_lossy(&bytes).into_owned())),
+        _ => <Vec<u8> as Decode<Sqlite>>::decode(raw)
+            .map(|bytes| Cell::Text(String::from_utf8_lossy(&bytes).into_owned())),
     };
     read.unwrap_or(Cell::Null)
 }
@@ -171,7 +172,11 @@ fn shown(cell: &Cell) -> String {
         return text;
     }
     text.chars().fold(String::with_capacity(text.len() + 8), |mut line, c| {
-        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+        if c.is_control() {
+            line.extend(c.escape_default())
+        } else {
+            line.push(c)
+        }
         line
     })
 }

@@ -105,7 +105,9 @@ mod tests {
         for text in ["", " ;", "-- only a comment", "/* open"] {
             assert!(matches!(reading(text), Err(SqlError::Empty)), "{text:?}");
         }
-        for text in ["delete from jobs", "Attach 'x' as y", "pragma journal_mode = delete", "(select 1)", "selected", "begin"] {
+        for text in
+            ["delete from jobs", "Attach 'x' as y", "pragma journal_mode = delete", "(select 1)", "selected", "begin"]
+        {
             assert!(matches!(reading(text), Err(SqlError::NotReading(_))), "{text:?}");
         }
         assert!(matches!(reading("select 1\n;\ndelete from jobs"), Err(SqlError::Several { line: 2 })));

@@ -1,9 +1,9 @@
 use std::path::Path;
 
 use super::*;
+use crate::store::JobStore;
 use crate::store::contract::fixture;
 use crate::store::sqlite::{Settings, SqliteStore};
-use crate::store::JobStore;
 
 async fn ask(path: &Path, sql: &str, format: Format, max_rows: Option<u64>) -> Result<(String, Printed), SqlError> {
     let mut out = Vec::new();
@@ -19,7 +19,10 @@ async fn reads_while_the_store_writes_and_after_it_closed() {
     let job = fixture::job("hello", "ann", 1_767_323_045_678);
     store.insert(job.clone()).await.unwrap();
     let sql = "select id, process, status, created, started, queue_seconds from job_history";
-    let want = format!("id,process,status,created,started,queue_seconds\r\n{},hello,accepted,2026-01-02T03:04:05.678Z,,\r\n", job.id);
+    let want = format!(
+        "id,process,status,created,started,queue_seconds\r\n{},hello,accepted,2026-01-02T03:04:05.678Z,,\r\n",
+        job.id
+    );
     assert_eq!(ask(&path, sql, Format::Csv, None).await.unwrap().0, want);
     store.insert(fixture::job("hello", "ann", 5)).await.unwrap();
     assert_eq!(ask(&path, sql, Format::Csv, None).await.unwrap().1.rows, 2);
@@ -90,7 +93,8 @@ async fn a_failure_quotes_the_database() {
     let path = folder.path().join("x.sqlite");
     let missing = ask(&path, "select 1", Format::Csv, None).await.unwrap_err();
     assert!(missing.to_string().starts_with("there is no database"), "{missing}");
-    std::fs::write(&path, "this is no database, only some text that is long enough to be looked at ".repeat(20)).unwrap();
+    std::fs::write(&path, "this is no database, only some text that is long enough to be looked at ".repeat(20))
+        .unwrap();
     let foreign = ask(&path, "select 1", Format::Csv, None).await.unwrap_err();
     assert!(foreign.to_string().contains("file is not a database"), "{foreign}");
     std::fs::remove_file(&path).unwrap();

@@ -21,14 +21,16 @@ impl Work for PutProcessor {
     type Answer = ();
 
     async fn apply(&self, connection: &mut SqliteConnection, _changed: &mut Vec<JobId>) -> Result<(), StoreError> {
-        sqlx::query("insert into processors (digest, size, added, bytes) values (?1, ?2, ?3, ?4) on conflict do nothing")
-            .bind(self.digest.to_string())
-            .bind(i64::try_from(self.bytes.len()).unwrap_or(i64::MAX))
-            .bind(Timestamp::now().as_millis())
-            .bind(self.bytes.as_ref())
-            .execute(connection)
-            .await
-            .map_err(classify)?;
+        sqlx::query(
+            "insert into processors (digest, size, added, bytes) values (?1, ?2, ?3, ?4) on conflict do nothing",
+        )
+        .bind(self.digest.to_string())
+        .bind(i64::try_from(self.bytes.len()).unwrap_or(i64::MAX))
+        .bind(Timestamp::now().as_millis())
+        .bind(self.bytes.as_ref())
+        .execute(connection)
+        .await
+        .map_err(classify)?;
         Ok(())
     }
 }

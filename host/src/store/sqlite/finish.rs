@@ -87,7 +87,11 @@ fn stored_size(bytes: u64) -> i64 {
 impl Work for Finish {
     type Answer = Option<Job>;
 
-    async fn apply(&self, connection: &mut SqliteConnection, changed: &mut Vec<JobId>) -> Result<Option<Job>, StoreError> {
+    async fn apply(
+        &self,
+        connection: &mut SqliteConnection,
+        changed: &mut Vec<JobId>,
+    ) -> Result<Option<Job>, StoreError> {
         let record = &self.record;
         let id = record.job_id.to_string();
         let Some((_, sql)) = FINISHES.iter().find(|(status, _)| *status == record.status) else {
@@ -162,18 +166,20 @@ impl Work for Remove {
         changed: &mut Vec<JobId>,
     ) -> Result<Option<Vec<String>>, StoreError> {
         let id = self.id.to_string();
-        let found = sqlx::query("select removed, removed_keys, receipt from jobs where id = ?1 and finished is not null")
-            .bind(&id)
-            .fetch_optional(&mut *connection)
-            .await
-            .map_err(classify)?;
+        let found =
+            sqlx::query("select removed, removed_keys, receipt from jobs where id = ?1 and finished is not null")
+                .bind(&id)
+                .fetch_optional(&mut *connection)
+                .await
+                .map_err(classify)?;
         let Some(row) = found else { return Ok(None) };
         let removed = rows::column::<Option<i64>>(&row, 0, "jobs.removed")?;
         let mut keys = known_keys(rows::column(&row, 1, "jobs.removed_keys")?)?;
         let receipt = rows::column::<Option<&str>>(&row, 2, "jobs.receipt")?;
         let log = receipt.map(|text| rows::json::<CaptureReceipt>(text, "jobs.receipt")).transpose()?;
         if removed.is_none() {
-            let archived = "select archive_key from job_outputs where job_id = ?1 and archive_key is not null order by position";
+            let archived =
+                "select archive_key from job_outputs where job_id = ?1 and archive_key is not null order by position";
             for row in sqlx::query(archived).bind(&id).fetch_all(&mut *connection).await.map_err(classify)? {
                 keys.push(rows::column(&row, 0, "job_outputs.archive_key")?);
             }

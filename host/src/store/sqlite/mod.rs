@@ -9,8 +9,6 @@ mod finish;
 mod insert;
 mod list;
 mod rows;
-#[cfg(test)]
-mod scratch;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -166,7 +164,9 @@ impl SqliteStore {
     async fn within<T>(&self, call: impl Future<Output = Result<T, StoreError>> + Send) -> Result<T, StoreError> {
         match tokio::time::timeout(self.deadline, call).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(StoreError::Timeout(self.deadline.as_millis().div_ceil(1_000).try_into().unwrap_or(u64::MAX))),
+            Err(_) => {
+                Err(StoreError::Timeout(self.deadline.as_millis().div_ceil(1_000).try_into().unwrap_or(u64::MAX)))
+            }
         }
     }
 

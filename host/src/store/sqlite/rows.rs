@@ -11,7 +11,8 @@ use crate::core::{EndReason, Job, JobDetail, JobId, JobStatus, OutputBody, Outpu
 use crate::store::StoreError;
 
 /// The columns of [`job`], in its order.
-pub(super) const JOB: &str = "id, process_id, status, message, progress, caller, created, started, finished, updated, removed";
+pub(super) const JOB: &str =
+    "id, process_id, status, message, progress, caller, created, started, finished, updated, removed";
 
 /// The columns of [`detail`] behind those of [`JOB`].
 pub(super) const DETAIL: &str = "process_version, processor_digest, inputs, requested_outputs, response, plan, nonce, \

@@ -35,7 +35,8 @@ impl Work for Raw {
 
 async fn rows(store: &SqliteStore, sql: &'static str) -> Vec<Vec<String>> {
     let found = sqlx::query(sql).fetch_all(&mut *store.reader().await.unwrap()).await.unwrap();
-    let text = |row: &sqlx::sqlite::SqliteRow, index| row.get::<Option<String>, _>(index).unwrap_or_else(|| "-".to_owned());
+    let text =
+        |row: &sqlx::sqlite::SqliteRow, index| row.get::<Option<String>, _>(index).unwrap_or_else(|| "-".to_owned());
     found.iter().map(|row| (0..row.len()).map(|index| text(row, index)).collect()).collect()
 }
 
@@ -205,9 +206,24 @@ async fn the_views_tell_the_history() {
                    exit_code || '', reason, message, removed from job_history";
     let (id, log) = (new.id.to_string(), format!("file:///archive/logs/{}", new.id));
     let want = [
-        id.as_str(), "hello", "1.2.3", "ann", "successful", "1970-01-01T00:00:00.500Z", "2026-01-02T03:04:05.678Z",
-        "1970-01-01T00:00:05.000Z", "1767323045.178", "2.5", "application/octet-stream", "5", log.as_str(), "4294967297", "0",
-        "Completed", "ended: successful", "1970-01-01T00:00:09.001Z",
+        id.as_str(),
+        "hello",
+        "1.2.3",
+        "ann",
+        "successful",
+        "1970-01-01T00:00:00.500Z",
+        "2026-01-02T03:04:05.678Z",
+        "1970-01-01T00:00:05.000Z",
+        "1767323045.178",
+        "2.5",
+        "application/octet-stream",
+        "5",
+        log.as_str(),
+        "4294967297",
+        "0",
+        "Completed",
+        "ended: successful",
+        "1970-01-01T00:00:09.001Z",
     ];
     assert_eq!(rows(&store, history).await, [want]);
     let steps = "select status, message, at from job_status_history order by at";
@@ -278,7 +294,10 @@ async fn a_page_looks_at_a_bounded_stretch() {
     store.write(Raw(fill)).await.unwrap();
     let long = JobFilter { min_duration_seconds: Some(9), ..JobFilter::default() };
     // 20 processes are one branch each, 200 are looked at row by row; p0 is every 200th row.
-    let loose = JobFilter { process_ids: (0..30).map(|n| format!("p{}", n * 200).parse().unwrap()).collect(), ..JobFilter::default() };
+    let loose = JobFilter {
+        process_ids: (0..30).map(|n| format!("p{}", n * 200).parse().unwrap()).collect(),
+        ..JobFilter::default()
+    };
     for (filter, want, most) in [(long, 1, 4), (loose, 60, 20)] {
         let (mut pages, mut found, mut after) = (0, 0, None);
         loop {

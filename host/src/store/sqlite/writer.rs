@@ -25,7 +25,11 @@ pub(super) trait Work: Send + Sync + 'static {
     type Answer: Send + 'static;
 
     /// Applies it in the open transaction and adds the jobs that it changed to `changed`.
-    async fn apply(&self, connection: &mut SqliteConnection, changed: &mut Vec<JobId>) -> Result<Self::Answer, StoreError>;
+    async fn apply(
+        &self,
+        connection: &mut SqliteConnection,
+        changed: &mut Vec<JobId>,
+    ) -> Result<Self::Answer, StoreError>;
 }
 
 /// A write in the queue, whatever it answers.

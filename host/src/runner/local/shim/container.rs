@@ -38,7 +38,13 @@ impl Prepared {
         let folder = working_folder(dir, container)?;
         let (program, first_args) = container.command.split_first().ok_or("it has no command")?;
         let mut command = Command::new(program);
-        command.args(first_args).args(&container.args).env_clear().current_dir(folder).stdin(Stdio::null()).process_group(0);
+        command
+            .args(first_args)
+            .args(&container.args)
+            .env_clear()
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .process_group(0);
         // Later ones win: what the host promises comes last.
         for (name, value) in variables {
             command.env(name, value);
@@ -53,13 +59,16 @@ impl Prepared {
         let own = rustix::process::getrlimit(Resource::Data);
         if let Some(limit) = self.memory_limit {
             // The child takes the limit from us, so that nothing it forks at once escapes; then it is made exact.
-            let current = Some(limit.max(own_memory().saturating_add(SHIM_MEMORY)).min(own.maximum.unwrap_or(u64::MAX)));
+            let current =
+                Some(limit.max(own_memory().saturating_add(SHIM_MEMORY)).min(own.maximum.unwrap_or(u64::MAX)));
             let _ = rustix::process::setrlimit(Resource::Data, Rlimit { current, maximum: own.maximum });
         }
         let child = self.command.spawn();
         let _ = rustix::process::setrlimit(Resource::Data, own);
         let child = child.map_err(|error| self.not_started(&error))?;
-        if let (Some(limit), Some(pid)) = (self.memory_limit, child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()))) {
+        if let (Some(limit), Some(pid)) =
+            (self.memory_limit, child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())))
+        {
             let limit = Some(limit.min(own.maximum.unwrap_or(u64::MAX)));
             let _ = rustix::process::prlimit(Some(pid), Resource::Data, Rlimit { current: limit, maximum: limit });
         }
@@ -81,7 +90,9 @@ fn own_memory() -> u64 {
     let mut text = String::new();
     let read = File::open("/proc/self/status").and_then(|mut file| file.read_to_string(&mut text));
     let line = read.ok().and_then(|_| text.lines().find_map(|line| line.strip_prefix("VmData:")));
-    line.and_then(|size| size.trim().strip_suffix(" kB")?.parse::<u64>().ok()).unwrap_or(SHIM_MEMORY).saturating_mul(1024)
+    line.and_then(|size| size.trim().strip_suffix(" kB")?.parse::<u64>().ok())
+        .unwrap_or(SHIM_MEMORY)
+        .saturating_mul(1024)
 }
 
 /// Sets the limits that containers inherit: no core files, so many open files.
@@ -93,7 +104,12 @@ pub(super) fn limit_own_resources(spec: &Spec) {
 }
 
 /// The variables of a container, in an order in which later ones win.
-fn environment(dir: &RunDir, spec: &Spec, container: &Container, init: bool) -> Result<Vec<(String, OsString)>, String> {
+fn environment(
+    dir: &RunDir,
+    spec: &Spec,
+    container: &Container,
+    init: bool,
+) -> Result<Vec<(String, OsString)>, String> {
     let mut variables = vec![("PATH".to_owned(), OsString::from(PATH))];
     for variable in &container.env {
         let value = match &variable.value {
@@ -149,7 +165,8 @@ fn link_volumes(dir: &RunDir, spec: &Spec, container: &Container) -> Result<(), 
         if let Some(link) = spec::mount_point(&mount.mount_path).map(|path| dir.work().join(path))
             && link.is_symlink()
         {
-            fs::remove_file(&link).map_err(|error| format!("the mount of another container cannot be undone: {error}"))?;
+            fs::remove_file(&link)
+                .map_err(|error| format!("the mount of another container cannot be undone: {error}"))?;
         }
     }
     for mount in &container.mounts {
@@ -184,10 +201,13 @@ fn volume_folder(dir: &RunDir, spec: &Spec, mount: &Mount) -> Result<PathBuf, St
     let folder = if folder.exists() { folder } else { own };
     run_dir::private_dir(&folder).map_err(|error| format!("volume '{}' cannot be made: {error}", mount.volume))?;
     let Some(sub_path) = &mount.sub_path else { return Ok(folder) };
-    let inner = folder.join(spec::relative(sub_path).ok_or_else(|| format!("the sub path of volume '{}' leads out of it", mount.volume))?);
+    let inner = folder.join(
+        spec::relative(sub_path).ok_or_else(|| format!("the sub path of volume '{}' leads out of it", mount.volume))?,
+    );
     // As in a cluster: a sub path that is not there becomes a folder, in a volume that can be written.
     if !inner.exists() && Path::new(sub_path) != Path::new("") {
-        fs::create_dir_all(&inner).map_err(|error| format!("the sub path of volume '{}' cannot be made: {error}", mount.volume))?;
+        fs::create_dir_all(&inner)
+            .map_err(|error| format!("the sub path of volume '{}' cannot be made: {error}", mount.volume))?;
     }
     Ok(inner)
 }

@@ -51,7 +51,9 @@ fn watch_over(run_dir: &Path) -> io::Result<()> {
     if dir.ended()?.is_some() || dir.started()?.is_some() {
         return Ok(());
     }
-    let spec = dir.spec()?.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the run's specification cannot be read"))?;
+    let spec = dir
+        .spec()?
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the run's specification cannot be read"))?;
     container::limit_own_resources(&spec);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -134,7 +136,8 @@ impl Shim<'_> {
         let mut attempt = 1;
         loop {
             let exit = self.attempt().await?;
-            let again = matches!(exit.reason, EndReason::Error | EndReason::OomKilled) && attempt <= self.spec.plan.retries;
+            let again =
+                matches!(exit.reason, EndReason::Error | EndReason::OomKilled) && attempt <= self.spec.plan.retries;
             if !again {
                 return Ok(exit);
             }
@@ -269,9 +272,10 @@ impl Shim<'_> {
         let name = &container.name;
         let (mut reason, mut message) = match (status.code(), status.signal()) {
             (Some(code), _) => (EndReason::Error, format!("container '{name}' ended with exit code {code}")),
-            (None, Some(number)) => {
-                (EndReason::Error, format!("container '{name}' was ended by signal {number} ({})", processes::signal_name(number)))
-            }
+            (None, Some(number)) => (
+                EndReason::Error,
+                format!("container '{name}' was ended by signal {number} ({})", processes::signal_name(number)),
+            ),
             (None, None) => (EndReason::Error, format!("container '{name}' ended in an unknown way")),
         };
         if out_of_memory && status.signal() == Some(Signal::KILL.as_raw()) {

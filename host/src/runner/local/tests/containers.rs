@@ -16,7 +16,8 @@ async fn the_environment_is_exact() {
     let runner = open(data.path()).await;
     let mut plan = shell("");
     plan.containers[0].command = vec!["env".to_owned(), "-0".to_owned()];
-    let key = |key: &str, optional| EnvValue::SecretKey(KeyReference { name: "s".to_owned(), key: key.to_owned(), optional });
+    let key =
+        |key: &str, optional| EnvValue::SecretKey(KeyReference { name: "s".to_owned(), key: key.to_owned(), optional });
     for (name, value) in [
         ("A", EnvValue::Literal("$(B) `x` \"'".to_owned())),
         ("B", key("k", false)),
@@ -79,7 +80,10 @@ async fn large_inputs_are_a_file() {
 
     // The largest that travels in a variable does start.
     let inputs = format!(r#"{{"a":"{}"}}"#, "x".repeat(spec::INPUTS_IN_VARIABLE - 8));
-    let launch = Launch { inputs: raw(inputs.clone()), ..contract::launch(shell(r#"printf %s "$PYGEOAPI_K8S_MANAGER_INPUTS""#)) };
+    let launch = Launch {
+        inputs: raw(inputs.clone()),
+        ..contract::launch(shell(r#"printf %s "$PYGEOAPI_K8S_MANAGER_INPUTS""#))
+    };
     runner.launch(&launch).await.unwrap();
     assert!(end(&runner, launch.job_id).await.is_success());
     assert!(text(&runner, launch.job_id).await == inputs);
@@ -128,8 +132,14 @@ async fn what_is_missing_is_named() {
     for (members, wanted) in [
         (r#""command":["no-such-command-here"]"#, "'no-such-command-here'"),
         (r#""command":["/etc/passwd"]"#, "'/etc/passwd' is not executable"),
-        (r#""command":["true"],"env":[{"name":"A","value":{"secretKey":{"name":"s","key":"k"}}}]"#, "key 'k' of secret 's'"),
-        (r#""command":["true"],"env":[{"name":"A","value":{"configMapKey":{"name":"m","key":"k"}}}]"#, "config map 'm'"),
+        (
+            r#""command":["true"],"env":[{"name":"A","value":{"secretKey":{"name":"s","key":"k"}}}]"#,
+            "key 'k' of secret 's'",
+        ),
+        (
+            r#""command":["true"],"env":[{"name":"A","value":{"configMapKey":{"name":"m","key":"k"}}}]"#,
+            "config map 'm'",
+        ),
         (r#""command":["true"],"mounts":[{"volume":"v","mountPath":"/v"}]"#, "volume 'v'"),
     ] {
         let json = format!(
@@ -155,7 +165,8 @@ async fn a_signal_is_told_by_name() {
 async fn memory_is_limited() {
     let data = data();
     let runner = open(data.path()).await;
-    let mut limited = shell("ulimit -d; head -c 1 /dev/zero | tail -c 1 >/dev/null && echo small; tail -c 200000000 /dev/zero");
+    let mut limited =
+        shell("ulimit -d; head -c 1 /dev/zero | tail -c 1 >/dev/null && echo small; tail -c 200000000 /dev/zero");
     limited.containers[0].resources.limits.insert("memory".to_owned(), "64Mi".to_owned());
     limited.deadline_seconds = Some(20);
     let (exit, log) = run(&runner, limited).await;
@@ -182,7 +193,9 @@ async fn a_stubborn_one_is_killed_and_so_are_its_children() {
 async fn an_orphan_in_a_session_of_its_own_is_ended() {
     let data = data();
     let runner = open(data.path()).await;
-    let (exit, log) = run(&runner, shell("setsid sh -c 'setsid sleep 601 & echo $!; exec sleep 602' & sleep 0.3; echo $!; echo end")).await;
+    let (exit, log) =
+        run(&runner, shell("setsid sh -c 'setsid sleep 601 & echo $!; exec sleep 602' & sleep 0.3; echo $!; echo end"))
+            .await;
     assert!(exit.is_success());
     let pids: Vec<_> = log.lines().filter(|line| *line != "end").collect();
     assert_eq!(pids.len(), 2, "{log}");

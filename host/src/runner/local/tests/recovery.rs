@@ -76,9 +76,12 @@ async fn a_folder_without_a_shim_is_started_by_the_next_server() {
     // As if the server had died between the two steps of a launch: a folder, and no shim that began.
     let launch = contract::launch(shell("echo ran"));
     runner.launch(&launch).await.unwrap();
-    contract::observed(&runner, launch.job_id, PATIENCE, |state| {
-        matches!(state, RunState::Waiting { message: Some(message) } if message.contains("could not begin"))
-    })
+    contract::observed(
+        &runner,
+        launch.job_id,
+        PATIENCE,
+        |state| matches!(state, RunState::Waiting { message: Some(message) } if message.contains("could not begin")),
+    )
     .await;
     drop(runner);
     // And leftovers of a launch and a release.
@@ -94,7 +97,8 @@ async fn a_folder_without_a_shim_is_started_by_the_next_server() {
     runner.launch(&launch).await.unwrap();
     assert_eq!(text(&runner, launch.job_id).await, "ran\n");
     assert!(runner.state(empty).await.unwrap().is_none());
-    let left: Vec<_> = fs::read_dir(data.path().join("runs")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let left: Vec<_> =
+        fs::read_dir(data.path().join("runs")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, [launch.job_id.to_string().as_str()]);
 }
 
@@ -212,13 +216,18 @@ async fn many_at_once() {
     let runner = open_with(data.path(), Settings { max_running: NonZeroU32::new(200), ..settings() }).await;
     let begun = Instant::now();
     let mut observations = runner.observations();
-    let plan = |number: usize| shell(&format!("echo {number}; while [ ! -e ../../../go ]; do sleep 0.2; done; exit {}", number % 3));
+    let plan = |number: usize| {
+        shell(&format!("echo {number}; while [ ! -e ../../../go ]; do sleep 0.2; done; exit {}", number % 3))
+    };
     let launches: Vec<_> = (0..200).map(|number| contract::launch(plan(number))).collect();
     for result in futures::future::join_all(launches.iter().map(|launch| runner.launch(launch))).await {
         result.unwrap();
     }
     eventually("all run", async || {
-        let live = lock(&runner.inner.runs).values().filter(|run| matches!(lock(&run.slot).shown, RunState::Running { .. })).count();
+        let live = lock(&runner.inner.runs)
+            .values()
+            .filter(|run| matches!(lock(&run.slot).shown, RunState::Running { .. }))
+            .count();
         live == 200
     })
     .await;
