@@ -141,10 +141,9 @@ async fn a_processor_that_goes_wrong_is_one_request_s_500() {
     }
     for name in faults {
         let begun = Instant::now();
-        let (broken, hello) = tokio::join!(
-            client.execute(name, &json!({}), &[]),
-            client.execute("hello-world", &json!({ "inputs": { "name": "Ada" } }), &[])
-        );
+        let (nothing, ada) = (json!({}), json!({ "inputs": { "name": "Ada" } }));
+        let (broken, hello) =
+            tokio::join!(client.execute(name, &nothing, &[]), client.execute("hello-world", &ada, &[]));
         assert_eq!(hello.expect(200).text(), "Hello 'Ada'!", "beside {name}");
         if name == "garbage" {
             assert!(matches!(broken.status, 400 | 500), "{name}: {}", broken.status);
