@@ -63,6 +63,7 @@ processes:
         id: guarded
         version: 1.0.0
         title: Guarded
+        jobControlOptions: [sync-execute, async-execute]
         inputs:
           word: {{ schema: {{ type: string }} }}
           secret: {{ minOccurs: 0, schema: {{ type: string, format: password }} }}

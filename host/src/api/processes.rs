@@ -140,7 +140,7 @@ pub(super) async fn reports(
     _: AnswerJson,
 ) -> Result<Response, Problem> {
     require(&caller, &[Role::Deploy, Role::Admin])?;
-    json_answer(StatusCode::OK, &state.jobs().reports(&caller)?)
+    json_answer(StatusCode::OK, &json!({ "processes": &*state.jobs().reports(&caller)? }))
 }
 
 /// The answer for an id that no process has.

@@ -1,3 +1,5 @@
+//! Tests of the conversion from the contract.
+
 use serde_json::json;
 
 use super::*;

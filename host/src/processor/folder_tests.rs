@@ -1,3 +1,5 @@
+//! Tests of the watched folder.
+
 use std::os::unix::fs::symlink;
 
 use super::*;

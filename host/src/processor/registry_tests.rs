@@ -1,3 +1,5 @@
+//! Tests of the registry.
+
 use std::path::PathBuf;
 use std::time::Duration;
 

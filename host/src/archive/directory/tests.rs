@@ -120,10 +120,10 @@ proptest! {
     #[test]
     fn a_key_stays_inside(key in "[a-zA-Z0-9._/\\x00\\\\ ~-]{0,40}") {
         if is_key(&key) {
-            let path = Path::new("/root").join(&key);
-            prop_assert!(path.starts_with("/root") && path != Path::new("/root"));
+            let path = Path::new("/archive").join(&key);
+            prop_assert!(path.starts_with("/archive") && path != Path::new("/archive"));
             prop_assert!(path.components().all(|part| !matches!(part, std::path::Component::ParentDir | std::path::Component::CurDir)));
-            prop_assert!(!path.starts_with("/root/.tmp"));
+            prop_assert!(!path.starts_with("/archive/.tmp"));
         }
     }
 

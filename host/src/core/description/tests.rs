@@ -1,3 +1,5 @@
+//! Tests of process descriptions.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Tests of a plan's structure.
+
 use proptest::prelude::*;
 use serde_json::json;
 

@@ -1,3 +1,5 @@
+//! Tests of the policy.
+
 use super::*;
 use crate::core::plan::{EnvVariable, KeyReference, Volume};
 

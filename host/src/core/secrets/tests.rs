@@ -1,3 +1,5 @@
+//! Tests of masking.
+
 use proptest::prelude::*;
 use serde_json::json;
 

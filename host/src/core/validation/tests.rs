@@ -1,3 +1,5 @@
+//! Tests of the validation of inputs and outputs.
+
 use serde_json::{Value, json};
 
 use super::*;

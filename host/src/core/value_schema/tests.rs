@@ -1,3 +1,5 @@
+//! Tests of schemas.
+
 use serde_json::json;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Tests of reading SQL for people.
+
 use std::path::Path;
 
 use super::*;

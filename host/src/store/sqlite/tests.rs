@@ -1,3 +1,5 @@
+//! Tests of the SQLite store.
+
 use std::path::Path;
 use std::sync::Arc;
 
