@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::Linker;
 use wasmtime::{
-    Cache, CacheConfig, Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store, Trap,
+    Cache, CacheConfig, Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store, Trap,
     UpdateDeadline,
 };
 use wasmtime_wasi::I32Exit;
@@ -240,6 +240,8 @@ fn engine_config(settings: &Settings, cache: Option<Cache>) -> Config {
         .max_memory_size(settings.memory_bytes())
         .max_unused_warm_slots(calls)
         .linear_memory_keep_resident(KEEP_RESIDENT)
+        // Where the kernel can say which pages were written, only those are cleared: half the time of a call.
+        .pagemap_scan(Enabled::Auto)
         .table_keep_resident(64 << 10);
     let mut config = Config::new();
     config

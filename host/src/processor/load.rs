@@ -42,9 +42,12 @@ impl ProcessorHost {
         self.check_size(bytes.len() as u64)?;
         check_header(&bytes)?;
         let host = self.clone();
-        let stopping = |_| Refusal::Host(ProcessorError::Stopping);
+        let ended = |error: tokio::task::JoinError| match error.is_panic() {
+            true => Refusal::DoesNotCompile { reason: "the compiler gave up on it".to_owned() },
+            false => Refusal::Host(ProcessorError::Stopping),
+        };
         let _turn = self.0.compiling.acquire().await.map_err(|_| Refusal::Host(ProcessorError::Stopping))?;
-        tokio::task::spawn_blocking(move || host.compile_now(&bytes)).await.map_err(stopping)?
+        tokio::task::spawn_blocking(move || host.compile_now(&bytes)).await.map_err(ended)?
     }
 
     pub(super) fn check_size(&self, bytes: u64) -> Result<(), Refusal> {
