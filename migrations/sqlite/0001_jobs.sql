@@ -55,6 +55,9 @@ create index jobs_by_caller_process on jobs (caller, process_id, status, created
 -- Repair looks only at jobs that have not ended: few.
 create index jobs_unfinished on jobs (id) where finished is null;
 
+-- Claims that are held: as many as jobs are finalized at this moment.
+create index jobs_claimed on jobs (claim_until) where claim_owner is not null;
+
 create unique index jobs_by_idempotency_key on jobs (caller, process_id, idempotency_key) where idempotency_key is not null;
 
 -- The history of a job's status. A job enters a status once.

@@ -65,8 +65,8 @@ async fn a_file_is_a_process_without_a_restart() {
     }
     std::fs::remove_file(server.plugins().join("hello.wasm")).unwrap();
     client.offered("greeting", false).await;
-    let history = server.sql("select process, digest from process_history order by process");
-    let names: Vec<&str> = history.iter().map(|row| row["process"].as_str().unwrap()).collect();
+    let history = server.sql("select id, digest from process_history order by id");
+    let names: Vec<&str> = history.iter().map(|row| row["id"].as_str().unwrap()).collect();
     assert_eq!(names, ["greeting", "hello-world", "one", "two"]);
     assert_eq!(client.job(&id).await["status"], "successful", "jobs outlive their process");
 }
@@ -79,7 +79,8 @@ async fn what_is_not_a_processor_is_refused_with_the_reason() {
     drop_in(&server, "empty.wasm", b"");
     drop_in(&server, "half.wasm", &good[..good.len() / 2]);
     drop_in(&server, "core.wasm", b"\0asm\x01\0\0\0");
-    fault(&server, "no-id", "{ fault: no-id }");
+    drop_in(&server, "no-id.yaml", b"config: { fault: no-id }\n");
+    drop_in(&server, "no-id.wasm", &std::fs::read(processor("misbehaving")).unwrap());
     fault(&server, "bad-json", "{ fault: bad-json }");
     fault(&server, "bad-schema", "{ fault: bad-schema }");
     fault(&server, "describe-trap", "{ fault: trap, when: describe }");

@@ -45,7 +45,7 @@ impl Jobs {
             return Ok(Finished::Claimed);
         }
         failpoint::hit("finish-claimed");
-        let finished = self.record(&detail, exit).await;
+        let finished = self.holding(id, self.record(&detail, exit)).await;
         if finished.is_err() {
             // The next attempt, ours or another replica's, need not wait for the claim to run out.
             let _ = self.store.unclaim(id, &self.owner).await;
@@ -58,6 +58,23 @@ impl Jobs {
         self.runner.release(id).await?;
         failpoint::hit("finish-released");
         Ok(Finished::Done)
+    }
+
+    /// Renews the claim on a job while work on it goes on, however long that takes.
+    async fn holding<T>(&self, id: JobId, work: impl Future<Output = T>) -> T {
+        let span = Duration::from_secs(u64::from(self.settings.claim_seconds.max(1)));
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = tokio::time::sleep(span / 3) => {
+                    let now = Timestamp::now();
+                    if let Err(cause) = self.store.claim(id, &self.owner, now, now + span).await {
+                        tracing::warn!(job.id = %id, error = &cause as &dyn std::error::Error, "could not renew a claim");
+                    }
+                }
+            }
+        }
     }
 
     async fn record(&self, detail: &JobDetail, exit: &ExitState) -> Result<(), Error> {

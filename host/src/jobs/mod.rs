@@ -68,7 +68,7 @@ impl Default for Settings {
             inline_result_kib: 256,
             finish_concurrency: 8,
             retry_max_seconds: 60,
-            claim_seconds: 60,
+            claim_seconds: 10,
             repair_after_seconds: 10,
             progress: true,
         }

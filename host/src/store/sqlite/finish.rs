@@ -26,7 +26,8 @@ fn finish_sql(next: JobStatus) -> String {
              result_media_type = case when {open} then ?12 end, \
              result_size = case when {open} then ?13 end, \
              exit_code = ?5, exit_state = ?6, receipt = ?7, log_uri = ?8, log_size = ?9, \
-             started = coalesce(started, ?10), recorded = ?14, updated = max(updated, ?14) \
+             started = coalesce(started, ?10), recorded = ?14, updated = max(updated, ?14), \
+             claim_owner = null, claim_until = null \
          where id = ?1 and recorded is null returning {JOB}, removed_keys; \
          insert into job_events (job_id, status, message, at) \
              select id, status, ?3, finished from jobs where id = ?1 and status = ?2 and changes() = 1 on conflict do nothing"

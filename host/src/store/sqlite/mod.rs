@@ -125,6 +125,11 @@ impl SqliteStore {
             options.clone().journal_mode(SqliteJournalMode::Wal).pragma("cache_size", cache(settings.writer_cache_kib));
         let mut connection = writer_options.connect().await.map_err(classify)?;
         sqlx::migrate!("../migrations/sqlite").run(&mut connection).await.map_err(classify_migration)?;
+        // The file has one server at a time: a claim that is still there is that of one which died.
+        sqlx::query("update jobs set claim_owner = null, claim_until = null where claim_owner is not null")
+            .execute(&mut connection)
+            .await
+            .map_err(classify)?;
 
         let deadline = Duration::from_millis(settings.deadline_ms.max(1));
         let readers = SqlitePoolOptions::new()
