@@ -17,11 +17,11 @@ use crate::core::{JobFilter, JobPage, JobStatus, PageKey, ProcessId, Timestamp};
 use crate::store::StoreError;
 
 /// Branches of one statement; a filter with more looks at processes row by row.
-const MAX_BRANCHES: usize = 100;
+const MAX_BRANCHES: usize = 50;
 /// Statements with more branches are not worth the memory to keep them prepared.
 const KEPT_BRANCHES: usize = 10;
 /// Index rows that a page looks at when a duration is asked for.
-const STRETCH: u32 = 5_000;
+const STRETCH: u32 = 3_000;
 /// The same when each needs its table row too.
 const SHORT_STRETCH: u32 = 500;
 /// Rows of one page, whatever is asked for.
