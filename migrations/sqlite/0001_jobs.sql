@@ -118,7 +118,8 @@ create index callbacks_due on callbacks (due);
 -- One row that readiness rewrites to see whether a write succeeds.
 create table write_probe (
     id integer primary key check (id = 1),
-    at bigint not null
+    at bigint not null,
+    filler blob not null
 );
 
 create view job_history as

@@ -173,9 +173,9 @@ fn shown(cell: &Cell) -> String {
     }
     text.chars().fold(String::with_capacity(text.len() + 8), |mut line, c| {
         if c.is_control() {
-            line.extend(c.escape_default())
+            line.extend(c.escape_default());
         } else {
-            line.push(c)
+            line.push(c);
         }
         line
     })

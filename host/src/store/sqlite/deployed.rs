@@ -84,18 +84,25 @@ impl Work for RecordProcesses {
 }
 
 /// A write that changes nothing but shows whether writes succeed.
-pub(super) struct Probe;
+pub(super) struct Probe {
+    /// Bytes that it needs room for: on a disk that is almost full, one small write may still succeed.
+    pub(super) room: u32,
+}
 
 #[async_trait]
 impl Work for Probe {
     type Answer = ();
 
     async fn apply(&self, connection: &mut SqliteConnection, _changed: &mut Vec<JobId>) -> Result<(), StoreError> {
-        sqlx::query("insert into write_probe (id, at) values (1, ?1) on conflict (id) do update set at = excluded.at")
-            .bind(Timestamp::now().as_millis())
-            .execute(connection)
-            .await
-            .map_err(classify)?;
+        sqlx::query(
+            "insert into write_probe (id, at, filler) values (1, ?1, zeroblob(?2)) \
+             on conflict (id) do update set at = excluded.at, filler = excluded.filler",
+        )
+        .bind(Timestamp::now().as_millis())
+        .bind(self.room)
+        .execute(connection)
+        .await
+        .map_err(classify)?;
         Ok(())
     }
 }

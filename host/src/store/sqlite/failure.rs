@@ -23,13 +23,20 @@ pub(super) fn classify_migration(error: MigrateError) -> StoreError {
     }
 }
 
+/// Whether another program holds the lock: nothing is wrong with the connection.
+pub(super) fn is_busy(error: &sqlx::Error) -> bool {
+    primary_code(error) == Some(5)
+}
+
+fn primary_code(error: &sqlx::Error) -> Option<i32> {
+    let code = error.as_database_error()?.code()?.parse::<i32>().ok()?;
+    // The low byte of an extended code.
+    Some(code & 0xff)
+}
+
 fn passes(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Database(cause) => {
-            let code = cause.code().and_then(|code| code.parse::<i32>().ok());
-            // The low byte of an extended code is the primary one.
-            code.is_some_and(|code| PASSING.contains(&(code & 0xff)))
-        }
+        sqlx::Error::Database(_) => primary_code(error).is_some_and(|code| PASSING.contains(&code)),
         sqlx::Error::Io(_)
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::PoolClosed

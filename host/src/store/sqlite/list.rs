@@ -5,6 +5,7 @@
 //! What an index cannot answer (durations, more processes than branches) is looked at row by row within a bounded stretch:
 //! the stretch's last row is where the next page starts.
 
+use std::cmp::Reverse;
 use std::fmt::Write as _;
 
 use sqlx::AssertSqlSafe;
@@ -16,13 +17,13 @@ use crate::core::{JobFilter, JobPage, JobStatus, PageKey, ProcessId, Timestamp};
 use crate::store::StoreError;
 
 /// Branches of one statement; a filter with more looks at processes row by row.
-const MAX_BRANCHES: usize = 100;
+const MAX_BRANCHES: usize = 50;
 /// Statements with more branches are not worth the memory to keep them prepared.
 const KEPT_BRANCHES: usize = 10;
 /// Index rows that a page looks at when a duration is asked for.
-const STRETCH: u32 = 5_000;
+const STRETCH: u32 = 3_000;
 /// The same when each needs its table row too.
-const SHORT_STRETCH: u32 = 1_000;
+const SHORT_STRETCH: u32 = 500;
 /// Rows of one page, whatever is asked for.
 const MAX_PAGE: u32 = 10_000;
 
@@ -211,7 +212,7 @@ pub(super) async fn page(
     let found = plan.fetch(connection, plan.page_sql(), &bounds, limit.saturating_add(1)).await?;
     let mut jobs = found.iter().map(rows::job).collect::<Result<Vec<_>, _>>()?;
     // They come in this order, but SQL does not promise it through a join.
-    jobs.sort_unstable_by(|a, b| (b.created, b.id).cmp(&(a.created, a.id)));
+    jobs.sort_unstable_by_key(|job| Reverse((job.created, job.id)));
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     if jobs.len() > limit {
         jobs.truncate(limit);

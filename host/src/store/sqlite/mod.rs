@@ -88,6 +88,8 @@ pub enum Synchronous {
 const THREAD: &str = "store-sqlite";
 /// Readiness writes itself only if no job was written for this long.
 const RECENT: Duration = Duration::from_secs(1);
+/// Bytes that must be writable after a write has failed, before the database counts as ready again.
+const PROBED_ROOM: u32 = 65_536;
 
 /// Jobs in an SQLite file.
 pub struct SqliteStore {
@@ -319,6 +321,7 @@ impl JobStore for SqliteStore {
         if self.writer.committed_within(RECENT) {
             return Ok(());
         }
-        self.write(deployed::Probe).await
+        let room = if self.writer.committed_last() { 0 } else { PROBED_ROOM };
+        self.write(deployed::Probe { room }).await
     }
 }

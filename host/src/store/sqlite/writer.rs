@@ -14,7 +14,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::failure::{again, classify};
+use super::failure::{again, classify, is_busy};
 use crate::core::JobId;
 use crate::store::StoreError;
 
@@ -134,6 +134,11 @@ impl Writer {
     pub(super) fn committed_within(&self, span: Duration) -> bool {
         let committed = self.health.committed.load(Ordering::Relaxed);
         committed != 0 && self.health.began.elapsed().saturating_sub(Duration::from_millis(committed)) <= span
+    }
+
+    /// Whether the last transaction was committed. False too if there was none.
+    pub(super) fn committed_last(&self) -> bool {
+        self.health.committed.load(Ordering::Relaxed) != 0
     }
 
     /// Refuses new writes, does those that wait, checkpoints and closes.
@@ -268,6 +273,12 @@ impl Task {
             if let Err(error) = sqlx::query("rollback").execute(&mut *connection).await {
                 tracing::debug!(%error, "rollback");
             }
+            if let Err(Refused::Transaction(StoreError::Unavailable(_)) | Refused::Write(StoreError::Unavailable(_))) =
+                outcome
+            {
+                // On a full disk the journal cannot grow: once its pages are in the file, it is written again from its start.
+                drop(sqlx::query("pragma wal_checkpoint(passive)").fetch_all(&mut *connection).await);
+            }
         }
         outcome
     }
@@ -278,9 +289,13 @@ impl Task {
         if let Some(mut connection) = self.connection.take() {
             match sqlx::query(BEGIN).execute(&mut connection).await {
                 Ok(_) => return Ok(self.connection.insert(connection)),
+                Err(error) if is_busy(&error) => {
+                    self.connection = Some(connection);
+                    return Err(error);
+                }
                 Err(error) => {
                     tracing::debug!(%error, "the database is opened again");
-                    drop(connection);
+                    drop(connection.close().await);
                 }
             }
         }
