@@ -92,6 +92,7 @@ impl Server {
         for (name, value) in &options.env {
             command.env(name, value);
         }
+        let first_start = !folder.path().join("data/token.sha256").exists() && !options.config.contains("tokens:");
         let mut child = command.spawn().expect("the program starts");
         let log = Arc::new(Mutex::new(String::new()));
         let mut errors = BufReader::new(child.stderr.take().expect("standard error is piped"));
@@ -113,7 +114,7 @@ impl Server {
             return Err(log.lock().unwrap_or_else(PoisonError::into_inner).clone());
         }
         let mut made = None;
-        if token.is_none() && options.config.find("tokens:").is_none() {
+        if first_start {
             let mut line = String::new();
             let _ = out.read_line(&mut line);
             made = line.trim().strip_prefix("token ").map(str::to_owned);

@@ -79,7 +79,8 @@ async fn a_full_disk() {
         (client.execute("hello-world", &body, &[("prefer", "respond-async")]).await.status == 201).then_some(())
     })
     .await;
-    assert_eq!(client.ended(&running).await["status"], "successful");
+    // Its container may have failed for want of room; what counts is that it ended.
+    client.ended(&running).await;
     let jobs = client.get("/jobs?limit=1000").await.expect(200).json();
     for job in jobs["jobs"].as_array().unwrap() {
         let ended = client.ended(job["jobID"].as_str().unwrap()).await;
