@@ -28,6 +28,8 @@ create table jobs (
     log_uri text,
     log_size bigint,
     relaunchable integer not null check (relaunchable in (0, 1)),
+    -- Whether the process was to be asked who may read and dismiss it.
+    guarded integer not null check (guarded in (0, 1)),
     nonce text,
     idempotency_key text,
     request_sha256 text,

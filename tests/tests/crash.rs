@@ -2,6 +2,7 @@
 //!
 //! Needs the feature `failpoints` in the program under test; `make test` builds it so.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -155,4 +156,43 @@ async fn killed_while_jobs_run() {
     let mut expected: Vec<String> = ids.iter().map(|id| format!("ran {id}")).collect();
     expected.sort_unstable();
     assert_eq!(ran, expected, "each ran once");
+}
+
+/// Kills the server before or behind its so-manieth commit, wherever in an execution that is.
+async fn killed_at_commit(place: &str, number: u32) {
+    let runs = tempfile::tempdir().unwrap();
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    std::fs::create_dir(folder.path().join("plugins")).unwrap();
+    let options = ServerOptions::default().config(&config(runs.path()));
+    let cut = options.clone().env("FAILPOINTS", format!("{place}={number}*off->return"));
+    let Ok(mut server) = Server::try_launch(Arc::clone(&folder), cut, None) else {
+        // It died while it started: the next start must not mind.
+        drop(Server::try_launch(folder, options, None).unwrap());
+        return;
+    };
+    let token = server.token();
+    let body = json!({ "inputs": { "n": 1 } });
+    let key = [("idempotency-key", "once"), ("prefer", "respond-async"), ("content-type", "application/json")];
+    let path = "/processes/count/execution";
+    let _ = server.client().try_send(reqwest::Method::POST, path, &key, body.to_string()).await;
+    server.wait_dead(Duration::from_secs(30));
+    drop(server);
+    let server = Server::try_launch(folder, options, token).unwrap();
+    let client = server.client();
+    let again = client.execute("count", &body, &key[..2]).await.expect(201).json();
+    let id = again["jobID"].as_str().unwrap();
+    assert_eq!(client.ended(id).await["status"], "successful", "{place} {number}");
+    assert_eq!(client.get(&format!("/jobs/{id}/results")).await.expect(200).text(), "a,b\n1,2\n", "{place} {number}");
+    let ran = std::fs::read_to_string(runs.path().join("runs")).unwrap();
+    assert_eq!(ran, format!("ran {id}\n"), "{place} {number}: it ran once, as this job");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_every_commit() {
+    for place in ["store-before-commit", "store-after-commit"] {
+        // The first commits are those of the start, the last one here that of the final record.
+        for number in 0..6 {
+            killed_at_commit(place, number).await;
+        }
+    }
 }

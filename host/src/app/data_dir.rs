@@ -68,7 +68,8 @@ impl DataDir {
         self.path.join("token.sha256")
     }
 
-    /// The tokens of the configuration, or one that is generated at the first start. The second part is that one, to be shown once.
+    /// The tokens of the configuration, or one that is generated at the first start. The second part is that one, to be kept and shown
+    /// once the server serves.
     pub(super) fn token_table(&self, settings: &Settings) -> Result<(TokenTable, Option<String>), AppError> {
         let refused = |wrong: Vec<String>| AppError::Part { part: "access", source: wrong.join("; ").into() };
         if !settings.tokens.is_empty() {
@@ -82,20 +83,31 @@ impl DataDir {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 // Two random UUIDs: 244 random bits.
                 let token = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
-                let hash = TokenTable::hash(&token);
-                let mut kept = OpenOptions::new()
-                    .create(true)
-                    .truncate(true)
-                    .write(true)
-                    .mode(0o600)
-                    .open(&file)
-                    .map_err(failed)?;
-                writeln!(kept, "{hash}").and_then(|()| kept.sync_all()).map_err(failed)?;
-                (hash, Some(token))
+                (TokenTable::hash(&token), Some(token))
             }
             Err(error) => return Err(failed(error)),
         };
         TokenTable::with_generated(settings, &hash).map(|table| (table, made)).map_err(refused)
+    }
+}
+
+impl DataDir {
+    /// Keeps the hash of the generated token: whole or not at all.
+    pub(super) fn keep_token(&self, token: &str) -> Result<(), AppError> {
+        let file = self.token_file();
+        let made = file.with_extension("sha256.new");
+        let keep = || {
+            let mut kept = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&made)?;
+            writeln!(kept, "{}", TokenTable::hash(token))?;
+            kept.sync_all()?;
+            fs::rename(&made, &file)?;
+            File::open(&self.path)?.sync_all()
+        };
+        keep().map_err(|source| AppError::DataDir {
+            path: self.path.clone(),
+            what: "the token's hash cannot be kept in it",
+            source,
+        })
     }
 }
 

@@ -2,7 +2,6 @@
 
 mod data_dir;
 
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -62,9 +61,6 @@ pub enum AppError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The server stopped by itself.
-    #[error("the server stopped")]
-    Server(#[source] std::io::Error),
 }
 
 fn part<E: std::error::Error + Send + Sync + 'static>(part: &'static str) -> impl FnOnce(E) -> AppError {
@@ -149,7 +145,7 @@ impl App {
         let listener = TcpListener::bind(&server.listen)
             .await
             .map_err(|source| AppError::Listen { address: server.listen.clone(), source })?;
-        let address = listener.local_addr().map_err(AppError::Server)?;
+        let address = listener.local_addr().map_err(part("listener"))?;
         let metrics = PrometheusBuilder::new().install_recorder().map_err(part("metrics"))?;
         let state = ApiState::new(Arc::clone(&jobs), table, server, metrics)
             .map_err(|wrong| AppError::Part { part: "server", source: wrong.join("; ").into() })?;
@@ -183,14 +179,20 @@ impl App {
         drop(data);
     }
 
-    /// Prints the URL, on a line of its own and first, and the token if one was made just now.
-    pub fn announce(&self, out: &mut dyn std::io::Write) -> std::io::Result<()> {
-        writeln!(out, "{}", self.url())?;
+    /// Prints the URL, on a line of its own and first, and the token if one was made just now. Only then the token is kept: a start that
+    /// failed before has shown nothing and kept nothing.
+    pub fn announce(&self, out: &mut dyn std::io::Write) -> Result<(), AppError> {
+        let mut text = format!("{}\n", self.url());
         if let Some(token) = &self.token {
-            writeln!(out, "token {token}")?;
-            writeln!(out, "(shown once; its hash is in {})", self.data.token_file().display())?;
+            self.data.keep_token(token)?;
+            let file = self.data.token_file();
+            text.push_str(&format!("token {token}\n(shown once; its hash is in {})\n", file.display()));
         }
-        out.flush()
+        if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            // A pipe that nobody reads any more is no reason to stop.
+            tracing::warn!(%error, "could not print the URL");
+        }
+        Ok(())
     }
 }
 
@@ -202,9 +204,4 @@ pub fn shipped_folders(configured: Option<PathBuf>) -> Vec<PathBuf> {
     let program = std::env::current_exe().unwrap_or_default();
     let beside = program.parent().map(PathBuf::from).unwrap_or_default();
     vec![beside.join("plugins"), beside.join("../share/vespiary/plugins")]
-}
-
-/// Writes one line to standard error: for those who start the server by hand.
-pub fn tell(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
 }

@@ -38,8 +38,7 @@ impl Serve {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         runtime.block_on(async {
             let app = App::build(config).await?;
-            // A pipe that nobody reads any more is no reason to stop.
-            let _ = app.announce(&mut std::io::stdout());
+            app.announce(&mut std::io::stdout())?;
             tracing::info!(url = app.url(), "serving");
             app.run(stopped()?).await;
             tracing::info!("stopped");

@@ -86,6 +86,10 @@ pub struct StoredRequest {
     /// became of the process since.
     #[serde(default)]
     pub declared: Value,
+    /// Whether the process was to be asked who may read and dismiss its jobs. Once the process is gone nobody can be asked, and
+    /// only administrators get through.
+    #[serde(default)]
+    pub guarded: bool,
 }
 
 /// The answer to [`NewJob`]'s insertion.

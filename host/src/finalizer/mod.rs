@@ -43,6 +43,8 @@ pub struct Finalizer {
     jobs: Arc<Jobs>,
     limits: Limits,
     permits: Arc<Semaphore>,
+    /// One look for jobs without a run at a time.
+    repairing: Arc<Semaphore>,
     seen: HashMap<JobId, Seen>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -54,7 +56,17 @@ impl Finalizer {
     #[must_use]
     pub fn new(jobs: Arc<Jobs>, limits: Limits, stop: CancellationToken) -> Self {
         let permits = Arc::new(Semaphore::new(limits.concurrency.max(1)));
-        Self { jobs, limits, permits, seen: HashMap::new(), tasks: TaskTracker::new(), stop, first_list: true }
+        let repairing = Arc::new(Semaphore::new(1));
+        Self {
+            jobs,
+            limits,
+            permits,
+            repairing,
+            seen: HashMap::new(),
+            tasks: TaskTracker::new(),
+            stop,
+            first_list: true,
+        }
     }
 
     /// Follows the observations until it is stopped, then waits for what is under way, at most `drain`.
@@ -88,9 +100,14 @@ impl Finalizer {
         let present: HashSet<JobId> = runs.iter().map(|run| run.job_id).collect();
         self.seen.retain(|id, _| present.contains(id));
         for run in runs {
+            // The list is the truth: a run that is there again after its end is another one.
+            if self.seen.get(&run.job_id) == Some(&Seen::Ended) && !matches!(run.state, RunState::Ended(_)) {
+                self.seen.remove(&run.job_id);
+            }
             self.observed(run);
         }
-        // At the start nobody else is launching: every row without a run is a leftover.
+        let Ok(turn) = Arc::clone(&self.repairing).try_acquire_owned() else { return };
+        // At the start every row without a run is a leftover, but for those that are being launched, which repair knows.
         let age = if self.first_list { Duration::ZERO } else { self.jobs.repair_age() };
         self.first_list = false;
         let jobs = Arc::clone(&self.jobs);
@@ -101,6 +118,7 @@ impl Finalizer {
                     "could not look for jobs without a run; tried again later"
                 );
             }
+            drop(turn);
         });
     }
 

@@ -1,22 +1,31 @@
 //! Dismissing a job that has not ended, removing one that has.
 
-use super::read::{log_key, output_key};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::read::log_key;
 use super::{Error, Jobs, parse_id, require};
 use crate::core::job::Transition;
 use crate::core::{EndReason, Job, JobId, JobStatus, OutputBody, Principal, Role, Timestamp};
 use crate::processor::Action;
 
+/// Attempts to stop a run, over about ten minutes.
+const CANCEL_ATTEMPTS: u32 = 16;
+
 impl Jobs {
     /// Dismisses a job that has not ended; removes one that has (its results and log go, its history stays). Answers the job with
     /// status `dismissed`, or as it was when it was removed.
-    pub async fn dismiss(&self, principal: &Principal, id: &str) -> Result<Job, Error> {
+    pub async fn dismiss(self: &Arc<Self>, principal: &Principal, id: &str) -> Result<Job, Error> {
         require(principal, Role::Execute)?;
         let job = self.store.job(parse_id(id)?).await?.ok_or_else(|| Error::NoSuchJob(id.to_owned()))?;
         if job.removed.is_some() {
+            self.sweep(job.id).await?;
             return Err(Error::JobRemoved(job.id));
         }
         self.ask_process(&job, principal, Action::Dismiss).await?;
         if job.status.is_final() {
+            // A dismissal that was recorded and not carried out is carried out now.
+            self.runner.cancel(job.id).await?;
             return self.remove(job).await;
         }
         let change = Transition {
@@ -34,14 +43,26 @@ impl Jobs {
             return Ok(after);
         }
         crate::failpoint::hit("dismiss-recorded");
-        self.cancel(job.id).await;
+        if let Err(cause) = self.runner.cancel(job.id).await {
+            tracing::warn!(job.id = %job.id, error = &cause as &dyn std::error::Error, "could not stop a dismissed job's run; tried again");
+            let jobs = Arc::clone(self);
+            self.tasks.spawn(async move { jobs.keep_cancelling(after.id).await });
+        }
         Ok(after)
     }
 
-    /// Stops a run. The row already says so; when the runner cannot be reached, the next observation of the run cancels it.
-    pub(super) async fn cancel(&self, id: JobId) {
-        if let Err(cause) = self.runner.cancel(id).await {
-            tracing::warn!(job.id = %id, error = &cause as &dyn std::error::Error, "could not stop a dismissed job's run; tried again when it is seen");
+    /// Stops a run whose job's row already says so. A server that stops meanwhile finds the run again and stops it then.
+    async fn keep_cancelling(&self, id: JobId) {
+        let mut pause = Duration::from_millis(500);
+        for _ in 0..CANCEL_ATTEMPTS {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(60));
+            match self.runner.cancel(id).await {
+                Ok(()) => return,
+                Err(cause) => {
+                    tracing::warn!(job.id = %id, error = &cause as &dyn std::error::Error, "could not stop a dismissed job's run");
+                }
+            }
         }
     }
 
@@ -53,18 +74,14 @@ impl Jobs {
             }
         }
         self.archive.remove(&log_key(job.id)).await?;
-        let leftover = self.store.remove(job.id, Timestamp::now()).await?.unwrap_or_default();
-        for key in leftover {
-            self.archive.remove(&key).await?;
-        }
+        self.sweep(job.id).await?;
         Ok(job)
     }
 
-    /// Removes what a capture that was under way stored for a job that was removed meanwhile.
-    pub(super) async fn discard(&self, id: JobId, outputs: usize) -> Result<(), Error> {
-        self.archive.remove(&log_key(id)).await?;
-        for place in 0..outputs {
-            self.archive.remove(&output_key(id, place)).await?;
+    /// Removes every object of a removed job, also what a capture that was under way stored meanwhile. It can be repeated.
+    pub(super) async fn sweep(&self, id: JobId) -> Result<(), Error> {
+        for key in self.store.remove(id, Timestamp::now()).await?.unwrap_or_default() {
+            self.archive.remove(&key).await?;
         }
         Ok(())
     }

@@ -115,6 +115,15 @@ pub enum Error {
     /// The result could not be kept while it was taken from the log.
     #[error("the result could not be kept")]
     Spool(#[from] super::capture::spool::SpoolError),
+    /// Too many requests are being carried out.
+    #[error("too many executions are being started at once")]
+    Overloaded,
+    /// What was asked for was removed.
+    #[error("{what} was removed")]
+    Removed {
+        /// The output or the log.
+        what: &'static str,
+    },
     /// A task of ours was stopped or panicked.
     #[error("the request could not be carried out")]
     Task(#[source] tokio::task::JoinError),
@@ -141,9 +150,10 @@ impl Error {
             Self::Forbidden(_) => ErrorKind::Forbidden,
             Self::Policy(_) => ErrorKind::PolicyViolated,
             Self::TooLarge { .. } => ErrorKind::TooLarge,
-            Self::Processor(ProcessorError::Overloaded { .. }) | Self::Store(StoreError::Overloaded) => {
-                ErrorKind::Overloaded
-            }
+            Self::Overloaded
+            | Self::Processor(ProcessorError::Overloaded { .. })
+            | Self::Store(StoreError::Overloaded) => ErrorKind::Overloaded,
+            Self::Removed { .. } => ErrorKind::ResultNotAvailable,
             Self::Processor(_) | Self::InvalidPlan(_) => ErrorKind::ProcessorFailed,
             Self::NotRunnable(_) => ErrorKind::NotRunnable,
             Self::RangeNotSatisfiable { .. } => ErrorKind::RangeNotSatisfiable,

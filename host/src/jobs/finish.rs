@@ -38,6 +38,9 @@ impl Jobs {
             return Ok(Finished::Foreign);
         };
         if detail.job.status.is_final() && detail.receipt.is_some() {
+            if detail.job.removed.is_some() {
+                self.sweep(id).await?;
+            }
             self.runner.release(id).await?;
             return Ok(Finished::Done);
         }
@@ -45,7 +48,7 @@ impl Jobs {
             return Ok(Finished::Claimed);
         }
         failpoint::hit("finish-claimed");
-        let finished = self.holding(id, self.record(&detail, exit)).await;
+        let Some(finished) = self.holding(id, self.record(&detail, exit)).await else { return Ok(Finished::Claimed) };
         if finished.is_err() {
             // The next attempt, ours or another replica's, need not wait for the claim to run out.
             let _ = self.store.unclaim(id, &self.owner).await;
@@ -60,20 +63,26 @@ impl Jobs {
         Ok(Finished::Done)
     }
 
-    /// Renews the claim on a job while work on it goes on, however long that takes.
-    async fn holding<T>(&self, id: JobId, work: impl Future<Output = T>) -> T {
+    /// Renews the claim on a job while work on it goes on, however long that takes. `None` when another replica has it now: then the
+    /// work is dropped.
+    async fn holding<T>(&self, id: JobId, work: impl Future<Output = T>) -> Option<T> {
         let span = Duration::from_secs(u64::from(self.settings.claim_seconds.max(1)));
-        tokio::pin!(work);
-        loop {
-            tokio::select! {
-                done = &mut work => return done,
-                () = tokio::time::sleep(span / 3) => {
-                    let now = Timestamp::now();
-                    if let Err(cause) = self.store.claim(id, &self.owner, now, now + span).await {
+        let lost = async {
+            loop {
+                tokio::time::sleep(span / 3).await;
+                let now = Timestamp::now();
+                match self.store.claim(id, &self.owner, now, now + span).await {
+                    Ok(true) => {}
+                    Ok(false) => return,
+                    Err(cause) => {
                         tracing::warn!(job.id = %id, error = &cause as &dyn std::error::Error, "could not renew a claim");
                     }
                 }
             }
+        };
+        tokio::select! {
+            done = work => Some(done),
+            () = lost => None,
         }
     }
 
@@ -98,7 +107,8 @@ impl Jobs {
         let mut exit = exit.clone();
         let mut records = Vec::new();
         if exit.is_success() && !detail.job.status.is_final() {
-            match outputs::assemble(detail, captured).await? {
+            let limit = u64::from(self.settings.checked_result_mib) * 1024 * 1024;
+            match outputs::assemble(detail, captured, &outputs::Checking { parsing: &self.parsing, limit }).await? {
                 Ok(found) => records = self.keep_outputs(id, found).await?,
                 Err(wrong) => {
                     exit.reason = EndReason::InvalidResult;
@@ -106,8 +116,14 @@ impl Jobs {
                 }
             }
         }
+        if records.is_empty() {
+            // An earlier attempt may have stored outputs that no record will name.
+            let declared = detail.request.declared.as_object().map_or(0, serde_json::Map::len);
+            for place in 0..declared.max(1) {
+                self.archive.remove(&output_key(id, place)).await?;
+            }
+        }
         failpoint::hit("finish-outputs-archived");
-        let stored = records.len();
         let status = if exit.is_success() { JobStatus::Successful } else { JobStatus::Failed };
         let record = FinalRecord {
             job_id: id,
@@ -123,7 +139,7 @@ impl Jobs {
         if let Some(job) = job {
             metrics::counter!("vespiary_jobs_finished_total", "status" => job.status.as_str()).increment(1);
             if job.removed.is_some() {
-                self.discard(id, stored).await?;
+                self.sweep(id).await?;
             }
         }
         Ok(())
@@ -173,17 +189,5 @@ impl Jobs {
         };
         self.store.transition(change).await?;
         Ok(())
-    }
-
-    /// Runs whose ended jobs are already on record need only be let go: those of `ids`.
-    pub async fn release_finalized(&self, ids: &[JobId]) -> Result<Vec<JobId>, Error> {
-        let done = self.store.finalized(ids).await?;
-        for id in &done {
-            match self.runner.release(*id).await {
-                Ok(()) | Err(RunnerError::NoSuchRun(_)) => {}
-                Err(other) => return Err(other.into()),
-            }
-        }
-        Ok(done)
     }
 }

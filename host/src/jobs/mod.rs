@@ -26,6 +26,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 pub use self::error::Error;
@@ -41,6 +42,9 @@ use crate::runner::Runner;
 pub use crate::runner::RunnerError;
 use crate::store::JobStore;
 
+/// Executions that are written and launched at once; each holds its plan and inputs in memory.
+const STARTING_AT_ONCE: usize = 1024;
+
 /// How jobs are kept and finalized.
 #[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -49,6 +53,9 @@ pub struct Settings {
     pub secret_names: Vec<String>,
     /// Largest output, in KiB, that is kept in the database; larger ones go to the archive.
     pub inline_result_kib: u32,
+    /// Largest JSON output, in MiB, that is checked against its schema; larger ones are kept as they are. Checking takes up to 40
+    /// times as much memory.
+    pub checked_result_mib: u32,
     /// How many jobs are finalized at once.
     pub finish_concurrency: u32,
     /// Longest pause, in seconds, between two attempts to finalize a job.
@@ -66,6 +73,7 @@ impl Default for Settings {
         Self {
             secret_names: Vec::new(),
             inline_result_kib: 256,
+            checked_result_mib: 8,
             finish_concurrency: 8,
             retry_max_seconds: 60,
             claim_seconds: 10,
@@ -111,6 +119,12 @@ pub struct Jobs {
     owner: String,
     /// Work that must not stop when a client goes away.
     tasks: TaskTracker,
+    /// Bounds the executions that are being started.
+    starting: Arc<Semaphore>,
+    /// Jobs that this server is launching: repair leaves them alone.
+    launching: submit::Launching,
+    /// Bounds the memory that parsed results take: one large result at a time.
+    parsing: Semaphore,
 }
 
 impl Jobs {
@@ -132,6 +146,9 @@ impl Jobs {
             offered: read::OfferedCache::default(),
             owner: uuid::Uuid::now_v7().to_string(),
             tasks,
+            starting: Arc::new(Semaphore::new(STARTING_AT_ONCE)),
+            launching: submit::Launching::default(),
+            parsing: Semaphore::new(1),
         })
     }
 

@@ -15,7 +15,7 @@ impl Jobs {
         let change = Transition { job_id: id, status: JobStatus::Running, message: None, reason: None, at: started };
         match self.store.transition(change).await? {
             None => tracing::warn!(job.id = %id, "a run has no job in this database; it is left alone"),
-            Some((job, _)) if job.status.is_final() => self.cancel(id).await,
+            Some((job, _)) if job.status.is_final() => self.runner.cancel(id).await?,
             Some((_, true)) => failpoint::hit("observe-started"),
             Some((_, false)) => {}
         }
@@ -29,7 +29,7 @@ impl Jobs {
             return Ok(());
         };
         if job.status.is_final() {
-            self.cancel(id).await;
+            self.runner.cancel(id).await?;
         } else if message.is_some() && message != job.message {
             self.store.report(id, None, message, Timestamp::now()).await?;
         }

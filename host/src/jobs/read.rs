@@ -89,6 +89,10 @@ impl Jobs {
             }),
             JobStatus::Successful => {
                 let mut outputs = self.store.outputs(job.id).await?;
+                if outputs.is_empty() {
+                    // None, or removed since the row was read.
+                    self.visible(id, principal).await?;
+                }
                 outputs.retain(|output| detail.request.outputs.includes(&output.id));
                 Ok(Results { job, request: detail.request, outputs })
             }
@@ -98,7 +102,9 @@ impl Jobs {
     /// The bytes of one output of [`Results`].
     pub async fn output_body(&self, output: &OutputRecord, range: Option<ByteRange>) -> Result<ByteBody, Error> {
         match &output.body {
-            OutputBody::Archived { key } => Ok(archived(self.archive.read(key, range).await.map_err(ranged)?)),
+            OutputBody::Archived { key } => {
+                Ok(archived(self.archive.read(key, range).await.map_err(|failed| unread(failed, "this output"))?))
+            }
             OutputBody::Inline(bytes) => inline(bytes.clone(), range),
         }
     }
@@ -115,7 +121,9 @@ impl Jobs {
         // The run may be captured and released between the two looks: then the second one finds the receipt.
         for _ in 0..2 {
             if let Some(receipt) = &detail.receipt {
-                return Ok(archived(self.archive.read(&receipt.key, range).await.map_err(ranged)?));
+                let object =
+                    self.archive.read(&receipt.key, range).await.map_err(|failed| unread(failed, "the log"))?;
+                return Ok(archived(object));
             }
             let id = detail.job.id;
             match self.runner.logs(id, follow && range.is_none()).await {
@@ -176,10 +184,11 @@ impl Jobs {
     }
 
     /// Asks the job's process where its entry wants to be asked about reading and dismissing. A process that is no longer offered
-    /// cannot be asked: then only administrators get through.
+    /// cannot be asked: then only administrators get through to the jobs that it guarded.
     pub(super) async fn ask_process(&self, job: &Job, principal: &Principal, action: Action) -> Result<(), Error> {
         let Some(process) = self.registry.get(job.process_id.as_str()) else {
-            return Ok(());
+            let guarded = self.store.detail(job.id).await?.is_some_and(|detail| detail.request.guarded);
+            return if guarded { require(principal, Role::Admin) } else { Ok(()) };
         };
         if !process.entry.authorize_reads {
             return Ok(());
@@ -206,8 +215,9 @@ pub(super) fn output_key(id: JobId, place: usize) -> String {
     format!("results/{id}/{place}")
 }
 
-fn ranged(failed: ArchiveError) -> Error {
+fn unread(failed: ArchiveError, what: &'static str) -> Error {
     match failed {
+        ArchiveError::NotFound(_) => Error::Removed { what },
         ArchiveError::RangeNotSatisfiable { size } => Error::RangeNotSatisfiable { size },
         other => Error::Archive(other),
     }

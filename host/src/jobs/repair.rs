@@ -37,6 +37,9 @@ impl Jobs {
     }
 
     async fn repair_one(&self, job: &UnfinishedJob) -> Result<(), Error> {
+        if self.launching.has(job.id) {
+            return Ok(());
+        }
         // The list is older than this moment: the run may be there by now.
         if self.runner.state(job.id).await?.is_some() {
             return Ok(());
@@ -71,10 +74,7 @@ impl Jobs {
         };
         tracing::info!(job.id = %job.id, "launching a job whose launch was lost");
         match self.runner.launch(&launch).await {
-            Ok(()) => {
-                self.store.report(job.id, None, None, Timestamp::now()).await?;
-                Ok(())
-            }
+            Ok(()) => Ok(()),
             Err(RunnerError::Refused(why)) => self.fail_unlaunched(job.id, why).await.map(|_| ()),
             Err(other) => Err(other.into()),
         }

@@ -1,6 +1,7 @@
 //! From a request to a launched run: validate, authorize, shape, policy, one write, one launch.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -12,11 +13,37 @@ use crate::core::job::{Idempotency, Inserted, StoredRequest, Transition};
 use crate::core::{EndReason, Job, JobId, JobPlan, JobStatus, NewJob, Timestamp, secrets};
 use crate::failpoint;
 use crate::runner::{Launch, RunnerError};
+use crate::store::StoreError;
 
 /// Attempts to launch a job whose secrets are nowhere but in memory, before it is given up.
 const LAUNCH_ATTEMPTS: u32 = 12;
 
-/// The same, with what must not be kept taken out.
+/// The jobs that this server is launching.
+#[derive(Default, Clone)]
+pub(super) struct Launching(Arc<Mutex<HashSet<JobId>>>);
+
+/// Says that a job is being launched, until it is dropped.
+pub(super) struct Held(Launching, JobId);
+
+impl Launching {
+    fn hold(&self, id: JobId) -> Held {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        Held(self.clone(), id)
+    }
+
+    /// Whether this job is being launched.
+    pub(super) fn has(&self, id: JobId) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
+    }
+}
+
+/// A request that passed every check, with what must not be kept taken out.
 struct Masked {
     inputs: Value,
     plan: JobPlan,
@@ -38,17 +65,17 @@ impl Jobs {
             outputs: shaped.request.outputs,
             response: shaped.request.response,
             declared: shaped.process.description.declared_outputs(),
+            guarded: shaped.process.entry.authorize_reads,
         };
+        // Of what is kept: the digest must not be a way to guess a secret.
+        let request_sha256 = hex::encode(Sha256::digest(serde_json::to_vec(&request).map_err(Error::Json)?));
         let new = NewJob {
             id,
             process_id: shaped.process.id.clone(),
             process_version: shaped.process.description.version.clone(),
             processor_digest: shaped.process.digest,
             caller: shaped.caller,
-            idempotency: submission.idempotency_key.map(|key| Idempotency {
-                key: key.to_owned(),
-                request_sha256: hex::encode(Sha256::digest(submission.body)),
-            }),
+            idempotency: submission.idempotency_key.map(|key| Idempotency { key: key.to_owned(), request_sha256 }),
             request: request.clone(),
             plan: masked.plan,
             nonce: nonce.clone(),
@@ -59,7 +86,12 @@ impl Jobs {
             Launch { job_id: id, process_id: shaped.process.id.clone(), plan: Arc::new(shaped.plan), inputs, nonce };
         let jobs = Arc::clone(self);
         // A client that goes away must not leave a row without a launch: the two belong to a task of their own.
-        let begun = self.tasks.spawn(async move { jobs.begin(new, launch).await });
+        let place = Arc::clone(&self.starting).try_acquire_owned().map_err(|_| Error::Overloaded)?;
+        let begun = self.tasks.spawn(async move {
+            let begun = jobs.begin(new, launch).await;
+            drop(place);
+            begun
+        });
         let (job, repeated) = begun.await.unwrap_or_else(|failed| Err(Error::Task(failed)))?;
         let request = if repeated {
             let kept = self.store.detail(job.id).await?.ok_or_else(|| Error::NoSuchJob(job.id.to_string()))?;
@@ -121,10 +153,19 @@ impl Jobs {
             removed: None,
         };
         let lossy = !new.relaunchable;
-        match self.store.insert(new).await? {
-            Inserted::New => {}
-            Inserted::Existing(existing) => return Ok((*existing, true)),
-            Inserted::KeyReused => return Err(Error::IdempotencyKeyReused),
+        let held = self.launching.hold(new.id);
+        match self.store.insert(new).await {
+            Ok(Inserted::New) => {}
+            Ok(Inserted::Existing(existing)) => return Ok((*existing, true)),
+            Ok(Inserted::KeyReused) => return Err(Error::IdempotencyKeyReused),
+            Err(cause) => {
+                if matches!(cause, StoreError::Timeout(_)) {
+                    // The row may appear yet, and the client is about to be told that it is not there.
+                    let jobs = Arc::clone(&self);
+                    self.tasks.spawn(async move { jobs.give_up(launch.job_id, held).await });
+                }
+                return Err(cause.into());
+            }
         }
         failpoint::hit("submit-inserted");
         match self.runner.launch(&launch).await {
@@ -143,7 +184,7 @@ impl Jobs {
                 }
                 if lossy {
                     let jobs = Arc::clone(&self);
-                    self.tasks.spawn(async move { jobs.keep_launching(launch).await });
+                    self.tasks.spawn(async move { jobs.keep_launching(launch, held).await });
                 }
             }
         }
@@ -162,8 +203,24 @@ impl Jobs {
         Ok(self.store.transition(change).await?.map(|(job, _)| job))
     }
 
+    /// Ends a job whose insertion was not confirmed in time, should its row be there: its client was told to send it again.
+    async fn give_up(&self, id: JobId, _held: Held) {
+        let mut pause = Duration::from_millis(500);
+        for _ in 0..LAUNCH_ATTEMPTS {
+            let why = "the database did not confirm the job in time, and its client was told so".to_owned();
+            match self.fail_unlaunched(id, why).await {
+                Ok(_) => return,
+                Err(cause) => {
+                    tracing::warn!(job.id = %id, error = &cause as &dyn std::error::Error, "could not give up a job")
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(60));
+        }
+    }
+
     /// Launches a job whose secrets are kept nowhere, so that [`super::repair`] cannot do it.
-    async fn keep_launching(&self, launch: Launch) {
+    async fn keep_launching(&self, launch: Launch, _held: Held) {
         let mut pause = Duration::from_millis(500);
         for _ in 0..LAUNCH_ATTEMPTS {
             tokio::time::sleep(pause).await;

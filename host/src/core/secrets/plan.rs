@@ -68,7 +68,8 @@ impl Masking<'_> {
             labels,
             annotations,
             security: _,
-            results,
+            // Names of containers and what is found in their logs are bounded by the plan's own rules, and finalizing goes by them.
+            results: _,
             pod_patch,
             extensions,
         } = plan;
@@ -92,14 +93,13 @@ impl Masking<'_> {
         for pairs in [node_selector, labels, annotations] {
             self.pairs(pairs);
         }
-        self.texts(results.container.iter_mut().chain(&mut results.default_media_type));
         pod_patch.iter_mut().for_each(|patch| self.json(patch));
         self.json(extensions);
     }
 
     fn container(&mut self, container: &mut Container) {
         let Container {
-            name,
+            name: _,
             image,
             image_pull_policy: _,
             command,
@@ -110,7 +110,7 @@ impl Masking<'_> {
             mounts,
             extensions,
         } = container;
-        self.texts([name, image].into_iter().chain(command).chain(args).chain(working_dir));
+        self.texts([image].into_iter().chain(command).chain(args).chain(working_dir));
         for variable in env {
             self.text(&mut variable.name);
             match &mut variable.value {

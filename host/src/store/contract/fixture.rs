@@ -22,6 +22,7 @@ pub(in crate::store) fn job(process: &str, caller: &str, created: i64) -> NewJob
         caller: caller.to_owned(),
         idempotency: None,
         request: StoredRequest {
+            guarded: true,
             inputs: json!({"name": "Ä \u{0}\n'; drop table jobs; --", "list": [1, 2.5, null, {"deep": true}]}),
             outputs: OutputSelection::default(),
             response: ResponseMode::Document,

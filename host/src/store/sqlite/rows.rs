@@ -16,7 +16,7 @@ pub(super) const JOB: &str =
 
 /// The columns of [`detail`] behind those of [`JOB`].
 pub(super) const DETAIL: &str = "process_version, processor_digest, inputs, requested_outputs, response, plan, nonce, \
-     relaunchable, reason, exit_code, receipt, declared_outputs";
+     relaunchable, reason, exit_code, receipt, declared_outputs, guarded";
 
 pub(super) fn corrupt(what: &'static str, source: impl std::error::Error + Send + Sync + 'static) -> StoreError {
     StoreError::Corrupt { what, source: Box::new(source) }
@@ -99,6 +99,7 @@ pub(super) fn detail(row: &SqliteRow) -> Result<JobDetail, StoreError> {
             outputs: json::<OutputSelection>(column(row, 14, "jobs.requested_outputs")?, "jobs.requested_outputs")?,
             response: serde_json::from_value::<ResponseMode>(response).map_err(|e| corrupt("jobs.response", e))?,
             declared: json(column(row, 22, "jobs.declared_outputs")?, "jobs.declared_outputs")?,
+            guarded: column::<i64>(row, 23, "jobs.guarded")? != 0,
         },
         plan: json(column(row, 16, "jobs.plan")?, "jobs.plan")?,
         nonce: column(row, 17, "jobs.nonce")?,

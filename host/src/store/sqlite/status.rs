@@ -39,8 +39,10 @@ fn transition_sql(next: JobStatus) -> String {
         final_status if final_status.is_final() => ", finished = ?5",
         _ => "",
     };
+    // What a job waited for is over when it runs.
+    let message = if next == JobStatus::Running { "?3" } else { "coalesce(?3, message)" };
     format!(
-        "update jobs set status = ?2, message = coalesce(?3, message), reason = coalesce(?4, reason), \
+        "update jobs set status = ?2, message = {message}, reason = coalesce(?4, reason), \
              updated = max(updated, ?5){time} where id = ?1 and status in ({}) returning {JOB}; \
          insert into job_events (job_id, status, message, at) select ?1, ?2, ?3, ?5 where changes() = 1",
         sources(next)

@@ -260,12 +260,12 @@ impl Task {
             }
         }
         if outcome.is_ok() {
-            fail::fail_point!("store-before-commit");
+            crate::failpoint::hit("store-before-commit");
             outcome = match sqlx::query("commit").execute(&mut *connection).await {
                 Ok(_) => Ok(()),
                 Err(error) => Err(Refused::Transaction(classify(error))),
             };
-            fail::fail_point!("store-after-commit");
+            crate::failpoint::hit("store-after-commit");
         }
         if outcome.is_err() {
             // SQLite may have undone the transaction by itself, then this says that there is none: no harm. If it stays open,
