@@ -145,7 +145,7 @@ async fn too_large_and_too_many() {
     if let Ok(answer) = answer {
         assert_eq!(answer.status, 413, "{}", answer.text());
     }
-    let long = format!("/jobs?status={}", "x".repeat(200_000));
+    let long = format!("/jobs?status={}", "x".repeat(40_000));
     let status = reqwest::Client::new().get(format!("{}{long}", server.url())).send().await.unwrap().status().as_u16();
     assert!((400..500).contains(&status), "{status}");
     for method in [Method::PUT, Method::PATCH, Method::POST] {

@@ -211,7 +211,7 @@ impl Jobs {
             match self.fail_unlaunched(id, why).await {
                 Ok(_) => return,
                 Err(cause) => {
-                    tracing::warn!(job.id = %id, error = &cause as &dyn std::error::Error, "could not give up a job")
+                    tracing::warn!(job.id = %id, error = &cause as &dyn std::error::Error, "could not give up a job");
                 }
             }
             tokio::time::sleep(pause).await;

@@ -110,6 +110,7 @@ fn read(line: &MarkedLine<'_>, nonce: Option<&(String, Finder<'static>)>) -> Opt
 }
 
 #[cfg(test)]
+#[allow(clippy::string_slice, reason = "a test that slices wrongly fails")]
 mod tests {
     use proptest::prelude::*;
 
