@@ -23,6 +23,8 @@ use crate::runner::RunnerError;
 /// How long one step of file work may take.
 const DEADLINE: Duration = Duration::from_secs(30);
 
+const _: () = assert!(processes::LEFTOVERS_PATIENCE.as_secs() * 2 <= DEADLINE.as_secs());
+
 /// File work that is done at once; what is more waits its turn.
 const FILE_WORKERS: usize = 16;
 
@@ -91,6 +93,8 @@ pub(super) struct Inner {
     pub(super) scheduler: Notify,
     /// A run is alive that nobody polls yet.
     pub(super) poller: Notify,
+    /// There is trash to be removed.
+    pub(super) sweeper: Notify,
     pub(super) stopping: CancellationToken,
     file_work: Semaphore,
 }
@@ -107,6 +111,7 @@ impl Inner {
             changes: broadcast::channel(CHANGES).0,
             scheduler: Notify::new(),
             poller: Notify::new(),
+            sweeper: Notify::new(),
             stopping: CancellationToken::new(),
             file_work: Semaphore::new(FILE_WORKERS),
         }
@@ -139,6 +144,14 @@ impl Inner {
             Arc::new(Run { id: job_id, dir, slot: Mutex::new(slot) })
         };
         Arc::clone(lock(&self.runs).entry(job_id).or_insert_with(new))
+    }
+
+    /// Takes a run away. Quick, however much is in its folder: that is removed by a task, without the slot.
+    pub(super) fn discard(&self, run: &Run, slot: &mut Slot) -> io::Result<()> {
+        run.dir.discard()?;
+        self.forget(run, slot);
+        self.sweeper.notify_one();
+        Ok(())
     }
 
     /// Forgets a run whose folder is gone.
@@ -218,15 +231,16 @@ impl Inner {
             return Ok(());
         }
         let (reason, started, message) = if let Some(record) = run.dir.started()? {
-            processes::end_leftovers(run.id, run.dir.path());
+            if !processes::end_leftovers(run.id, run.dir.path()) {
+                tracing::warn!(job_id = %run.id, "a process of a lost run does not die of SIGKILL; it is left alone");
+            }
             (EndReason::Lost, Some(record.started), "the machine or the process that watched it was stopped")
         } else if run.dir.cancel_requested() {
             (EndReason::Cancelled, None, "cancelled before it started")
         } else {
             if run.dir.spec()?.is_none() {
                 tracing::warn!(job_id = %run.id, "the folder of a run holds no specification and was not begun: removed");
-                run.dir.discard()?;
-                self.forget(run, slot);
+                self.discard(run, slot)?;
             } else {
                 self.miss(run, slot);
             }

@@ -25,6 +25,12 @@ use crate::core::{ExitState, JobId, Timestamp};
 /// Bytes set aside for each of the two records, so that a full disk cannot keep a run from ending.
 const RECORD: usize = 4096;
 
+/// How the name of what is being made begins.
+pub(super) const NEW: &str = ".new-";
+
+/// How the name of what is only to be removed begins.
+const TRASH: &str = ".trash-";
+
 /// The socket on which the server is told that something changed, in the folder of `runs`' parent.
 pub(super) const SERVER_SOCKET: &str = "runner.sock";
 
@@ -97,7 +103,7 @@ impl RunDir {
     /// Makes the folder of a run that has not begun, all at once.
     pub(super) fn create(&self, spec: &Spec, large_inputs: Option<&[u8]>) -> io::Result<()> {
         let runs = self.path.parent().unwrap_or(Path::new("/"));
-        let new = Self::new(runs.join(format!(".new-{}", Uuid::now_v7())));
+        let new = Self::new(runs.join(format!("{NEW}{}", Uuid::now_v7())));
         let made = new.fill(spec, large_inputs).and_then(|()| fs::rename(&new.path, &self.path));
         if made.is_err() {
             let _ = fs::remove_dir_all(&new.path);
@@ -219,19 +225,17 @@ impl RunDir {
         let _ = send(self.data_dir(), SERVER_SOCKET, job_id.to_string().as_bytes());
     }
 
-    /// Takes the folder away. Once its name is gone so is the run; what cannot be removed now is removed at the next open.
+    /// Takes the folder's name away, and with it the run. What was in it is trash from now on: removing that may take long.
     pub(super) fn discard(&self) -> io::Result<()> {
-        let runs = self.path.parent().unwrap_or(Path::new("/"));
-        let trash = runs.join(format!(".trash-{}", Uuid::now_v7()));
-        match fs::rename(&self.path, &trash) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        }
-        if let Err(error) = remove_tree(&trash) {
-            tracing::warn!(path = %trash.display(), %error, "cannot remove the folder of a released run");
-        }
-        Ok(())
+        move_to_trash(&self.path)
+    }
+}
+
+fn move_to_trash(path: &Path) -> io::Result<()> {
+    let trash = path.with_file_name(format!("{TRASH}{}", Uuid::now_v7()));
+    match fs::rename(path, trash) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        moved => moved,
     }
 }
 
@@ -299,14 +303,31 @@ pub(super) fn job_ids(runs: &Path) -> io::Result<BTreeSet<JobId>> {
     Ok(ids)
 }
 
-/// Removes what a crash left half made or half removed in `runs`.
-pub(super) fn remove_leftovers(runs: &Path) -> io::Result<()> {
-    let left =
-        |name: &OsStr| name.to_str().is_some_and(|name| name.starts_with(".new-") || name.starts_with(".trash-"));
-    for entry in fs::read_dir(runs)?.flatten().filter(|entry| left(&entry.file_name())) {
-        if let Err(error) = remove_tree(&entry.path()) {
-            tracing::warn!(path = %entry.path().display(), %error, "cannot remove what an earlier server left");
+/// Makes trash of what a crash left half made in `runs`.
+pub(super) fn discard_half_made(runs: &Path) -> io::Result<()> {
+    for path in named(runs, NEW)? {
+        move_to_trash(&path)?;
+    }
+    Ok(())
+}
+
+/// Removes the trash in `runs`. Takes as long as there are files in it; what cannot be removed stays for the next time.
+pub(super) fn remove_trash(runs: &Path) -> io::Result<()> {
+    for path in named(runs, TRASH)? {
+        let is_folder = fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir());
+        let removed = if is_folder { remove_tree(&path) } else { fs::remove_file(&path) };
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(path = %path.display(), %error, "cannot remove what is left of a run");
+            }
+            _ => {}
         }
     }
     Ok(())
+}
+
+/// What is in `runs` under a name that begins like this.
+fn named(runs: &Path, prefix: &str) -> io::Result<Vec<PathBuf>> {
+    let begins = |name: &OsStr| name.to_str().is_some_and(|name| name.starts_with(prefix));
+    Ok(fs::read_dir(runs)?.flatten().filter(|entry| begins(&entry.file_name())).map(|entry| entry.path()).collect())
 }

@@ -227,5 +227,5 @@ async fn read_only_folders_do_not_stay() {
     let job_id = begin(&runner, shell("mkdir -p a/b && touch a/b/c && chmod -R 0555 a")).await;
     end(&runner, job_id).await;
     runner.release(job_id).await.unwrap();
-    assert_eq!(fs::read_dir(data.path().join("runs")).unwrap().count(), 0);
+    swept(&data, &[]).await;
 }
