@@ -286,15 +286,16 @@ impl Runner for LocalRunner {
         let names = self
             .inner
             .blocking("to read which containers a run has", move || {
-                let there = !matches!(lock(&reader.slot).stage, Stage::New | Stage::Gone);
                 let spec = reader.dir.spec().map_err(|error| unavailable("to read the folder of a run", error))?;
+                // Afterwards: a specification that was not found may have been released.
+                let there = reader.dir.exists() && !matches!(lock(&reader.slot).stage, Stage::New | Stage::Gone);
                 Ok(there.then(|| {
                     spec.map(|spec| spec.plan.all_containers().map(|container| container.name.clone()).collect())
                 }))
             })
             .await?
             .ok_or(RunnerError::NoSuchRun(job_id))?;
-        Ok(logs::stream(Arc::clone(&self.inner), run, names, follow))
+        logs::stream(Arc::clone(&self.inner), run, names, follow).await
     }
 
     async fn release(&self, job_id: JobId) -> Result<(), RunnerError> {

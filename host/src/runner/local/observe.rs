@@ -14,7 +14,7 @@ use tokio::sync::{Notify, Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 
 use super::places::Places;
-use super::run_dir::{self, RunDir};
+use super::run_dir::{self, Logs, RunDir};
 use super::shim::processes;
 use super::{Settings, ShimProgram};
 use crate::core::{EndReason, ExitState, JobId, Observation, RunObservation, RunState, Timestamp};
@@ -61,6 +61,8 @@ pub(super) struct Slot {
     pub(super) shown: RunState,
     /// Shims that left without having begun, one after another.
     pub(super) misses: u32,
+    /// The logs of a run that has ended, for those who still read when it is released; absent if they could not be counted.
+    pub(super) logs: Option<Logs>,
 }
 
 /// One run.
@@ -140,7 +142,7 @@ impl Inner {
     pub(super) fn run_or_new(&self, job_id: JobId) -> Arc<Run> {
         let new = || {
             let dir = RunDir::new(self.runs_dir.join(job_id.to_string()));
-            let slot = Slot { stage: Stage::New, shown: RunState::Waiting { message: None }, misses: 0 };
+            let slot = Slot { stage: Stage::New, shown: RunState::Waiting { message: None }, misses: 0, logs: None };
             Arc::new(Run { id: job_id, dir, slot: Mutex::new(slot) })
         };
         Arc::clone(lock(&self.runs).entry(job_id).or_insert_with(new))
@@ -179,6 +181,7 @@ impl Inner {
 
     fn ended(&self, run: &Run, slot: &mut Slot, exit: ExitState) {
         slot.stage = Stage::Ended;
+        slot.logs = run.dir.count_logs().ok();
         lock(&self.places).leave(run.id);
         self.show(run, slot, RunState::Ended(exit));
         self.scheduler.notify_one();

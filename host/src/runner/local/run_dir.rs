@@ -44,6 +44,15 @@ pub(super) struct Started {
     pub(super) started: Timestamp,
 }
 
+/// Which logs a run has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Logs {
+    /// At least 1.
+    pub(super) attempts: u32,
+    /// Containers that the last attempt began.
+    pub(super) containers: usize,
+}
+
 /// The folder of one run.
 #[derive(Debug, Clone)]
 pub(super) struct RunDir {
@@ -86,14 +95,33 @@ impl RunDir {
         self.path.join("inputs.json")
     }
 
-    /// The log of a container of the current attempt.
-    pub(super) fn log(&self, index: usize, container: &str) -> PathBuf {
-        self.path.join("log").join(format!("{index}-{container}.log"))
+    /// Where the logs of the current attempt are.
+    pub(super) fn logs(&self) -> PathBuf {
+        self.path.join("log")
     }
 
     /// Where the logs of an attempt are once it was given up; the first attempt is 1.
-    pub(super) fn log_of_attempt(&self, attempt: u32) -> PathBuf {
+    pub(super) fn logs_of_attempt(&self, attempt: u32) -> PathBuf {
         self.path.join(format!("log-{attempt}"))
+    }
+
+    /// The log of a container, in the folder of an attempt's logs.
+    pub(super) fn log(folder: &Path, index: usize, container: &str) -> PathBuf {
+        folder.join(format!("{index}-{container}.log"))
+    }
+
+    /// Which logs are there. Each attempt begins its containers in their order, so that a count says which.
+    pub(super) fn count_logs(&self) -> io::Result<Logs> {
+        let mut attempts: u32 = 1;
+        while self.logs_of_attempt(attempts).is_dir() {
+            attempts += 1;
+        }
+        match fs::read_dir(self.logs()) {
+            Ok(entries) => Ok(Logs { attempts, containers: entries.count() }),
+            // Its shim died between two attempts.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Logs { attempts, containers: 0 }),
+            Err(error) => Err(error),
+        }
     }
 
     pub(super) fn exists(&self) -> bool {
@@ -114,7 +142,7 @@ impl RunDir {
     fn fill(&self, spec: &Spec, large_inputs: Option<&[u8]>) -> io::Result<()> {
         private_dir(&self.path)?;
         private_dir(&self.work())?;
-        private_dir(&self.path.join("log"))?;
+        private_dir(&self.logs())?;
         new_file(&self.path.join("spec.json"), &serde_json::to_vec(spec)?)?;
         if let Some(inputs) = large_inputs {
             new_file(&self.inputs(), inputs)?;

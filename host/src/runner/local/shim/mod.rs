@@ -157,9 +157,8 @@ impl Shim<'_> {
             run_dir::remove_tree(&folder)?;
         }
         run_dir::private_dir(&self.dir.work())?;
-        let log = self.dir.path().join("log");
-        fs::rename(&log, self.dir.log_of_attempt(attempt))?;
-        run_dir::private_dir(&log)
+        fs::rename(self.dir.logs(), self.dir.logs_of_attempt(attempt))?;
+        run_dir::private_dir(&self.dir.logs())
     }
 
     /// Runs every container once, up to the first that fails.
@@ -197,7 +196,7 @@ impl Shim<'_> {
             Ok(prepared) => prepared,
             Err(why) => return Ok(End::NotStarted(why)),
         };
-        let log = File::options().append(true).create(true).open(self.dir.log(index, &container.name));
+        let log = File::options().append(true).create(true).open(RunDir::log(&self.dir.logs(), index, &container.name));
         let log = match log {
             Ok(log) => log,
             Err(error) => return Ok(End::NotStarted(format!("its log cannot be written: {error}"))),

@@ -1,6 +1,7 @@
 //! The local runner on real processes. The shim is this test binary: one test of it acts as the shim when it is started as one.
 
 mod containers;
+mod logs;
 mod recovery;
 
 use std::path::PathBuf;
