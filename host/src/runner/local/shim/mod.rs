@@ -281,8 +281,7 @@ impl Shim<'_> {
             reason = EndReason::OomKilled;
             message.push_str(" when the machine had no memory left");
         }
-        if let Some(limit) = container.resources.limits.get("memory") {
-            // An allocation beyond the limit fails; what the program makes of that is its own affair.
+        if let Some(limit) = container.resources.limits.get("memory").filter(|_| may_be_memory(status)) {
             message.push_str(&format!("; its memory is limited to {limit}"));
         }
         let mut exit = self.exit(reason, Some(container), message);
@@ -290,6 +289,14 @@ impl Shim<'_> {
         exit.signal = status.signal();
         exit
     }
+}
+
+/// Whether a program ends like this that was refused memory. An allocation beyond the limit fails; what the program makes of that is
+/// its own affair, so this is no proof, and other ends say nothing about memory at all.
+fn may_be_memory(status: ExitStatus) -> bool {
+    // A shell tells its last command's signal as an exit code.
+    let signal = status.signal().or_else(|| status.code()?.checked_sub(128));
+    [Signal::KILL, Signal::ABORT, Signal::SEGV, Signal::BUS].iter().any(|fatal| signal == Some(fatal.as_raw()))
 }
 
 fn reason_of(stop: Stop) -> EndReason {

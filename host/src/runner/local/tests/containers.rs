@@ -165,14 +165,36 @@ async fn a_signal_is_told_by_name() {
 async fn memory_is_limited() {
     let data = data();
     let runner = open(data.path()).await;
-    let mut limited =
-        shell("ulimit -d; head -c 1 /dev/zero | tail -c 1 >/dev/null && echo small; tail -c 200000000 /dev/zero");
+    let mut limited = shell(
+        "ulimit -d; dd if=/dev/zero of=/dev/null bs=1000000 count=1 2>/dev/null && echo small; dd if=/dev/zero of=/dev/null bs=200000000 count=1",
+    );
     limited.containers[0].resources.limits.insert("memory".to_owned(), "64Mi".to_owned());
     limited.deadline_seconds = Some(20);
     let (exit, log) = run(&runner, limited).await;
     assert!(log.starts_with("65536\nsmall\n"), "{log}");
     assert_eq!(exit.reason, EndReason::Error, "{exit:?}");
-    assert!(exit.message.contains("64Mi"), "{}", exit.message);
+}
+
+#[tokio::test]
+async fn the_memory_limit_is_named_where_it_may_be_the_cause() {
+    let data = data();
+    let runner = open(data.path()).await;
+    for (script, named) in [
+        ("exit 3", false),
+        ("exit 127", false),
+        ("kill -TERM $$", false),
+        ("kill -KILL $$", true),
+        ("kill -ABRT $$", true),
+        ("kill -SEGV $$", true),
+        ("sh -c 'kill -KILL $$'; exit $?", true),
+        ("exit 134", true),
+        ("exit 139", true),
+    ] {
+        let mut limited = shell(script);
+        limited.containers[0].resources.limits.insert("memory".to_owned(), "512Mi".to_owned());
+        let (exit, _) = run(&runner, limited).await;
+        assert_eq!(exit.message.contains("its memory is limited to 512Mi"), named, "{script}: {}", exit.message);
+    }
 }
 
 #[tokio::test]
