@@ -143,13 +143,15 @@ impl RunDir {
         private_dir(&self.path)?;
         private_dir(&self.work())?;
         private_dir(&self.logs())?;
-        new_file(&self.path.join("spec.json"), &serde_json::to_vec(spec)?)?;
         if let Some(inputs) = large_inputs {
-            new_file(&self.inputs(), inputs)?;
+            // On disk before the specification: a run that outlives a power loss never begins with half of its inputs.
+            new_file(&self.inputs(), inputs)?.sync_data()?;
         }
+        new_file(&self.path.join("spec.json"), &serde_json::to_vec(spec)?)?;
         new_file(&self.path.join("lock"), b"")?;
         new_file(&self.path.join("started.next"), &[b' '; RECORD])?;
-        new_file(&self.path.join("ended.next"), &[b' '; RECORD])
+        new_file(&self.path.join("ended.next"), &[b' '; RECORD])?;
+        Ok(())
     }
 
     /// The specification; `None` if it cannot be read, as after a power loss.
@@ -292,8 +294,10 @@ pub(super) fn private_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-fn new_file(path: &Path, content: &[u8]) -> io::Result<()> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(content)
+fn new_file(path: &Path, content: &[u8]) -> io::Result<File> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(content)?;
+    Ok(file)
 }
 
 /// Removes a folder and all in it, also below folders that were made read-only. Links are removed, not followed.
