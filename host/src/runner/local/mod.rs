@@ -141,7 +141,9 @@ impl LocalRunner {
                 read.map_err(|stopped| unavailable(WHAT, stopped))?.map_err(|error| unavailable(WHAT, error))?;
             }
             // One run that cannot be read now must not keep all others from going on.
-            Err(_) => tracing::warn!(?deadline, "not all runs could be read in time; the server starts without the rest"),
+            Err(_) => {
+                tracing::warn!(?deadline, "not all runs could be read in time; the server starts without the rest")
+            }
         }
         let data_dir = inner.runs_dir.parent().unwrap_or(&inner.runs_dir).to_owned();
         tasks::spawn(&inner, &data_dir);

@@ -121,6 +121,6 @@ fn is_alive(pid: &str) -> bool {
 async fn keeps_the_contract() {
     let data = data();
     let runner: Arc<dyn Runner> = Arc::new(open(data.path()).await);
-    contract::check(&contract::Subject { runner, shell: &shell, patience: PATIENCE }).await;
+    contract::check(&contract::Subject { runner: Arc::clone(&runner), shell: &shell, patience: PATIENCE }).await;
     swept(&data, &[]).await;
 }

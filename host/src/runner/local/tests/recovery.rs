@@ -110,8 +110,7 @@ async fn a_release_does_not_wait_for_the_removal() {
     runner.inner.stopping.cancel();
     runner.release(job_id).await.unwrap();
     assert!(runner.state(job_id).await.unwrap().is_none() && runner.inner.list().is_empty());
-    let trash: Vec<_> =
-        fs::read_dir(data.path().join("runs")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let trash: Vec<_> = fs::read_dir(data.path().join("runs")).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert!(trash.len() == 1 && trash[0].join("work/a/b").exists(), "{trash:?}");
     drop(runner);
     let _runner = open(data.path()).await;
@@ -126,8 +125,7 @@ async fn a_run_that_cannot_be_read_does_not_stop_the_start() {
     // Whoever opens this waits for a writer.
     let pipe = folder(&data, stuck).join("ended.json");
     rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
-    let opened =
-        LocalRunner::open_with(settings(), data.path(), this_binary(), Duration::from_millis(200)).await;
+    let opened = LocalRunner::open_with(settings(), data.path(), this_binary(), Duration::from_millis(200)).await;
     let runner = opened.unwrap();
     let job_id = begin(&runner, shell("true")).await;
     eventually("the end", async || matches!(runner.state(job_id).await.unwrap(), Some(RunState::Ended(_)))).await;
