@@ -70,8 +70,9 @@ pub trait Runner: Send + Sync {
     /// The state of one run now; `None` when there is none.
     async fn state(&self, job_id: JobId) -> Result<Option<RunState>, RunnerError>;
 
-    /// The log from its beginning, containers in the order of the plan. With `follow` it ends when the run does; without, at what is
-    /// there now.
+    /// The log from its beginning, containers in the order of the plan; of a run that was tried again, all attempts one after another.
+    /// With `follow` it ends when the run does; without, at what is there now. Of a run that has ended both give the same bytes. A run
+    /// that is released at this moment is [`RunnerError::NoSuchRun`].
     async fn logs(
         &self,
         job_id: JobId,

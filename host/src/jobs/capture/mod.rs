@@ -47,7 +47,8 @@ pub struct Settings {
     pub max_result_mib: u32,
     /// The most of a log that is kept, in MiB; absent: all of it. A result behind it is still found.
     pub max_log_mib: Option<u32>,
-    /// How long a log may give nothing, or the archive take nothing, before the capture is given up and tried again, in milliseconds.
+    /// How long a log may give nothing, or the archive or the disk take nothing, before the capture is given up and tried again, in
+    /// milliseconds.
     pub stall_ms: u32,
 }
 
@@ -70,7 +71,7 @@ pub struct CaptureRules {
     pub max_value_bytes: u64,
     /// The most bytes of containers that are stored; absent: all.
     pub max_log_bytes: Option<u64>,
-    /// The longest wait for the next event or for one write.
+    /// The longest wait for the next event, for one write, or for the disk that takes a large value.
     pub stall: Duration,
 }
 
@@ -166,13 +167,15 @@ pub async fn capture(
     let mut next = source.next().await?;
     while let Some(batch) = next {
         let stored = store(writer.as_mut(), &batch, rules.stall);
-        ((digest, reader), next, ()) = tokio::try_join!(read(digest, reader, &batch), source.next(), stored)?;
+        let read = read(digest, reader, &batch, rules.stall);
+        ((digest, reader), next, ()) = tokio::try_join!(read, source.next(), stored)?;
     }
     let (bytes, lines, sha256) = digest.finish();
     let (media_type, value, warnings) = if reader.fits_memory(0) {
         reader.finish()
     } else {
-        tokio::task::spawn_blocking(move || reader.finish()).await.map_err(CaptureError::Thread)?
+        let finished = tokio::task::spawn_blocking(move || reader.finish());
+        in_time(rules.stall, finished).await?.map_err(CaptureError::Thread)?
     }
     .map_err(CaptureError::Spool)?;
     let deadline = rules.stall + Duration::from_secs(bytes / SLOWEST_FINISH);
@@ -195,12 +198,19 @@ async fn within(deadline: Duration, call: impl Future<Output = Result<(), Archiv
     }
 }
 
+/// The same for work on this machine's disk. A thread that hangs in it cannot be stopped, only left behind.
+async fn in_time<T>(stall: Duration, work: impl Future<Output = T>) -> Result<T, CaptureError> {
+    let late = |_| CaptureError::Spool(SpoolError::Stalled { ms: stall.as_millis() });
+    tokio::time::timeout(stall, work).await.map_err(late)
+}
+
 /// Has both readers read a batch, each on a thread of the blocking pool unless that is not worth it. A thread is held for one batch
 /// only: slow logs must not use the pool up.
 async fn read(
     mut digest: LogDigest,
     mut reader: ResultReader,
     batch: &Batch,
+    stall: Duration,
 ) -> Result<(LogDigest, ResultReader), CaptureError> {
     if batch.size <= SMALL_BATCH && reader.fits_memory(batch.size) {
         batch.stored.iter().for_each(|piece| digest.update(piece));
@@ -214,7 +224,8 @@ async fn read(
     });
     let reader =
         tokio::task::spawn_blocking(move || steps.iter().try_for_each(|step| reader.apply(step)).map(|()| reader));
-    let (digest, reader) = tokio::try_join!(digest, reader).map_err(CaptureError::Thread)?;
+    let both = async { tokio::try_join!(digest, reader) };
+    let (digest, reader) = in_time(stall, both).await?.map_err(CaptureError::Thread)?;
     Ok((digest, reader.map_err(CaptureError::Spool)?))
 }
 

@@ -3,6 +3,7 @@
 //! Both work on whole batches and may block, so that each can run on a thread of its own beside the archive's write.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytes::Bytes;
 use memchr::memchr_iter;
@@ -53,6 +54,7 @@ pub(super) enum Step {
 pub(super) struct ResultReader {
     nonce: Option<String>,
     limit: u64,
+    stall: Duration,
     folder: PathBuf,
     scanner: MarkerScanner,
     spool: Spool,
@@ -66,8 +68,9 @@ impl ResultReader {
         Self {
             nonce: rules.nonce.clone(),
             limit: rules.max_value_bytes,
+            stall: rules.stall,
             scanner: MarkerScanner::new(rules.nonce.as_deref()),
-            spool: Spool::new(&folder, rules.max_value_bytes),
+            spool: Spool::new(&folder, rules.max_value_bytes, rules.stall),
             folder,
             gap: None,
             touched: false,
@@ -85,7 +88,7 @@ impl ResultReader {
                 // The same container again is a run that was tried again: what an earlier one printed is not the result.
                 if self.touched {
                     self.scanner = MarkerScanner::new(self.nonce.as_deref());
-                    self.spool = Spool::new(&self.folder, self.limit);
+                    self.spool = Spool::new(&self.folder, self.limit, self.stall);
                     self.gap = None;
                     self.touched = false;
                 }

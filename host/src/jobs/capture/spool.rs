@@ -7,6 +7,7 @@ use std::io::{self, BufWriter, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -36,6 +37,12 @@ pub enum SpoolError {
     /// The temporary file gave no bytes.
     #[error("cannot read the value back from its temporary file")]
     Read(#[source] io::Error),
+    /// The temporary file took or gave nothing for too long.
+    #[error("the temporary file of the value took or gave nothing for {ms} ms")]
+    Stalled {
+        /// How long, in milliseconds.
+        ms: u128,
+    },
 }
 
 /// A value that is being written. All of it may block: once a value is [on disk](Spool::fits_memory) keep it off the async threads.
@@ -43,6 +50,8 @@ pub enum SpoolError {
 pub struct Spool {
     folder: PathBuf,
     limit: u64,
+    /// The longest wait for one piece of a whole value.
+    stall: Duration,
     size: u64,
     digest: Sha256,
     body: SpoolBody,
@@ -57,11 +66,12 @@ enum SpoolBody {
 }
 
 impl Spool {
-    /// An empty value of at most `limit` bytes, with its temporary file in this folder should it need one.
+    /// An empty value of at most `limit` bytes, with its temporary file in this folder should it need one. Reading a piece of it back
+    /// may take as long as `stall`.
     #[must_use]
-    pub fn new(folder: &Path, limit: u64) -> Self {
+    pub fn new(folder: &Path, limit: u64, stall: Duration) -> Self {
         let body = SpoolBody::Memory(Vec::new());
-        Self { folder: folder.to_owned(), limit, size: 0, digest: Sha256::new(), body }
+        Self { folder: folder.to_owned(), limit, stall, size: 0, digest: Sha256::new(), body }
     }
 
     /// Whether so many bytes more need no file.
@@ -119,7 +129,7 @@ impl Spool {
             SpoolBody::Memory(bytes) => ValueBody::Memory(Bytes::from(bytes)),
             SpoolBody::Disk(file) => {
                 let file = file.into_inner().map_err(|error| SpoolError::Write(error.into_error()))?;
-                ValueBody::Disk(Arc::new(file))
+                ValueBody::Disk { file: Arc::new(file), stall: self.stall }
             }
             SpoolBody::TooLarge => return Ok(None),
         };
@@ -140,7 +150,7 @@ pub struct SpooledValue {
 #[derive(Debug, Clone)]
 enum ValueBody {
     Memory(Bytes),
-    Disk(Arc<File>),
+    Disk { file: Arc<File>, stall: Duration },
 }
 
 impl SpooledValue {
@@ -162,7 +172,7 @@ impl SpooledValue {
         let Ok(length) = usize::try_from(self.size) else { return Ok(None) };
         match &self.body {
             ValueBody::Memory(bytes) => Ok(Some(bytes.clone())),
-            ValueBody::Disk(file) => read(Arc::clone(file), 0, length).await.map(Some),
+            ValueBody::Disk { file, stall } => read(Arc::clone(file), 0, length, *stall).await.map(Some),
         }
     }
 
@@ -174,15 +184,15 @@ impl SpooledValue {
                 let piece = Some(bytes.clone()).filter(|bytes| !bytes.is_empty());
                 stream::iter(piece.map(Ok)).boxed()
             }
-            ValueBody::Disk(file) => {
-                let size = self.size;
+            ValueBody::Disk { file, stall } => {
+                let (size, stall) = (self.size, *stall);
                 stream::try_unfold((Arc::clone(file), 0_u64), move |(file, at)| async move {
                     let left = size.saturating_sub(at);
                     if left == 0 {
                         return Ok(None);
                     }
                     let length = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
-                    let piece = read(Arc::clone(&file), at, length).await?;
+                    let piece = read(Arc::clone(&file), at, length, stall).await?;
                     Ok(Some((piece, (file, at + length as u64))))
                 })
                 .boxed()
@@ -192,13 +202,14 @@ impl SpooledValue {
 }
 
 /// Reads so many bytes, off the async threads.
-async fn read(file: Arc<File>, at: u64, length: usize) -> Result<Bytes, SpoolError> {
+async fn read(file: Arc<File>, at: u64, length: usize, stall: Duration) -> Result<Bytes, SpoolError> {
     let work = move || {
         let mut piece = vec![0; length];
         file.read_exact_at(&mut piece, at).map(|()| Bytes::from(piece))
     };
-    tokio::task::spawn_blocking(work)
+    tokio::time::timeout(stall, tokio::task::spawn_blocking(work))
         .await
+        .map_err(|_| SpoolError::Stalled { ms: stall.as_millis() })?
         .map_err(|stopped| SpoolError::Read(io::Error::other(stopped)))?
         .map_err(SpoolError::Read)
 }
@@ -209,10 +220,37 @@ mod tests {
 
     use super::*;
 
+    const STALL: Duration = Duration::from_secs(60);
+
+    /// A runtime whose only thread for blocking work does none until the sender is dropped, as if the disk hung.
+    fn hung() -> (tokio::runtime::Runtime, std::sync::mpsc::Sender<()>) {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_all().max_blocking_threads(1).build().unwrap();
+        let (sender, receiver) = std::sync::mpsc::channel::<()>();
+        runtime.spawn_blocking(move || receiver.recv());
+        (runtime, sender)
+    }
+
+    #[test]
+    fn a_disk_that_hangs_is_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut spool = Spool::new(folder.path(), u64::MAX, Duration::from_millis(20));
+        spool.write(&vec![0; 2 * IN_MEMORY]).unwrap();
+        let value = spool.finish().unwrap().unwrap();
+        let (runtime, release) = hung();
+        runtime.block_on(async {
+            let error = value.bytes(u64::MAX).await.unwrap_err();
+            assert!(matches!(error, SpoolError::Stalled { ms: 20 }), "{error}");
+            let error = value.chunks().try_collect::<Vec<_>>().await.unwrap_err();
+            assert!(matches!(error, SpoolError::Stalled { ms: 20 }), "{error}");
+        });
+        drop(release);
+    }
+
     async fn round_trip(size: usize, step: usize) {
         let folder = tempfile::tempdir().unwrap();
         let bytes: Vec<u8> = (0..size).map(|at| (at * 7 % 251) as u8).collect();
-        let mut spool = Spool::new(folder.path(), u64::MAX);
+        let mut spool = Spool::new(folder.path(), u64::MAX, STALL);
         bytes.chunks(step).for_each(|piece| spool.write(piece).unwrap());
         assert_eq!(spool.fits_memory(0), size <= IN_MEMORY);
         let value = spool.finish().unwrap().unwrap();
@@ -241,7 +279,7 @@ mod tests {
     #[test]
     fn a_value_over_its_limit_is_given_up_and_the_rest_accepted() {
         let folder = tempfile::tempdir().unwrap();
-        let mut spool = Spool::new(folder.path(), 10);
+        let mut spool = Spool::new(folder.path(), 10, STALL);
         spool.write(b"0123456789").unwrap();
         spool.write(b"0").unwrap();
         spool.write(&vec![0; IN_MEMORY]).unwrap();
@@ -250,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_missing_folder_is_told() {
-        let mut spool = Spool::new(Path::new("/nonexistent/folder"), u64::MAX);
+        let mut spool = Spool::new(Path::new("/nonexistent/folder"), u64::MAX, STALL);
         spool.write(&vec![0; IN_MEMORY]).unwrap();
         let error = spool.write(b"x").unwrap_err();
         assert!(matches!(error, SpoolError::Create { .. }), "{error}");

@@ -254,6 +254,19 @@ async fn a_log_or_an_archive_that_hangs_is_given_up() {
     assert!(matches!(error, CaptureError::Archive(ArchiveError::Timeout(_))), "{error}");
 }
 
+#[test]
+fn a_disk_that_hangs_is_given_up() {
+    // The only thread for blocking work does none until the sender is dropped.
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().max_blocking_threads(1).build().unwrap();
+    let (release, receiver) = std::sync::mpsc::channel::<()>();
+    runtime.spawn_blocking(move || receiver.recv());
+    let large = vec![text(format!("{S}\n{}", "x".repeat(1 << 20)))];
+    let error = runtime.block_on(failure(large, Fault::None, None, Duration::from_millis(20)));
+    assert!(matches!(error, CaptureError::Spool(SpoolError::Stalled { ms: 20 })), "{error}");
+    drop(release);
+}
+
 /// Bytes whose life is counted.
 struct Tracked {
     bytes: Vec<u8>,

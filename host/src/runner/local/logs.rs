@@ -1,10 +1,12 @@
 //! The log of a run as a stream, read from the files that the containers write.
 //!
-//! Invariant: constant memory, every byte once and in order. A file is at its end for good only if the run had ended, the next
-//! container had begun or the attempt was given up before the read that found nothing more.
+//! Invariant: constant memory, every byte once and in order, all attempts of a run one after another. A file is at its end for good
+//! only if the run had ended, the next container had begun or the attempt was given up before the read that found nothing more. What
+//! cannot be read since the run was released is told, unless it is known that there was nothing.
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Take};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::observe::{Inner, Run, Stage, lock, unavailable};
+use super::run_dir::RunDir;
 use crate::core::{LogEvent, RunObservation};
 use crate::runner::RunnerError;
 
@@ -24,35 +27,50 @@ const PIECE: usize = 256 * 1024;
 const LOOK: Duration = Duration::from_millis(100);
 
 /// The log from its beginning. `names` are the containers of the plan; `None` if the specification cannot be read.
-pub(super) fn stream(
+///
+/// # Errors
+/// [`RunnerError::NoSuchRun`] when the run was released just now: its log is elsewhere.
+pub(super) async fn stream(
     inner: Arc<Inner>,
     run: Arc<Run>,
     names: Option<Vec<String>>,
     follow: bool,
-) -> BoxStream<'static, Result<LogEvent, RunnerError>> {
+) -> Result<BoxStream<'static, Result<LogEvent, RunnerError>>, RunnerError> {
     let Some(names) = names else {
         let reason = "the run's specification cannot be read, so its containers are not known".to_owned();
-        return Box::pin(futures::stream::iter([Ok(LogEvent::Missing { reason })]));
+        return Ok(Box::pin(futures::stream::iter([Ok(LogEvent::Missing { reason })])));
     };
     let mut reader = Reader { changes: inner.changes.subscribe(), inner, run, names, attempt: 1 };
-    Box::pin(async_stream::try_stream! {
-        'attempts: loop {
+    let first = reader.open(0, follow).await?;
+    if matches!(first, Opened::Released { .. }) {
+        return Err(RunnerError::NoSuchRun(reader.run.id));
+    }
+    let mut first = Some(first);
+    Ok(Box::pin(async_stream::try_stream! {
+        loop {
             let mut index = 0;
-            while let Some(name) = reader.names.get(index).cloned() {
-                let mut file = loop {
-                    match reader.open(index, follow).await? {
-                        Opened::File(file) => break file,
-                        Opened::NextAttempt => continue 'attempts,
-                        Opened::Over => return,
-                        Opened::Released => {
-                            let reason = "the run was released while its log was read".to_owned();
-                            yield LogEvent::Missing { reason };
-                            return;
-                        }
-                        Opened::NotYet => reader.wait().await?,
+            loop {
+                let opened = match first.take() {
+                    Some(opened) => opened,
+                    None => reader.open(index, follow).await?,
+                };
+                let mut file = match opened {
+                    Opened::File(file) => file,
+                    Opened::NotYet => {
+                        reader.wait().await?;
+                        continue;
+                    }
+                    Opened::NextAttempt => break,
+                    Opened::Over | Opened::Released { whole: true } => return,
+                    Opened::Released { whole: false } => {
+                        let reason = "the run was released while its log was read".to_owned();
+                        yield LogEvent::Missing { reason };
+                        return;
                     }
                 };
-                yield LogEvent::Container { name: name.into() };
+                if let Some(name) = reader.names.get(index) {
+                    yield LogEvent::Container { name: name.as_str().into() };
+                }
                 loop {
                     let (same, bytes, last) = reader.read(file, index, follow).await?;
                     file = same;
@@ -66,29 +84,34 @@ pub(super) fn stream(
                 }
                 index += 1;
             }
-            // Behind the last container: either all is over, or it failed and another attempt may come.
-            loop {
-                match reader.open(index, follow).await? {
-                    Opened::NextAttempt => continue 'attempts,
-                    Opened::NotYet => reader.wait().await?,
-                    Opened::Over | Opened::Released | Opened::File(_) => return,
-                }
-            }
+            reader.attempt += 1;
         }
-    })
+    }))
 }
 
 /// What came of opening a container's log.
 enum Opened {
-    File(File),
+    File(Take<File>),
     /// It may come.
     NotYet,
-    /// The attempt was given up: its containers come again.
+    /// The attempt was given up before it: its containers come again.
     NextAttempt,
     /// It will not come.
     Over,
-    /// Nobody can tell any more.
-    Released,
+    /// The folder is gone.
+    Released {
+        /// Whether it is known that there was no such file.
+        whole: bool,
+    },
+}
+
+/// A file, if it is there.
+fn open(path: &Path) -> Result<Option<File>, RunnerError> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unavailable("to open a log", error)),
+    }
 }
 
 struct Reader {
@@ -96,6 +119,7 @@ struct Reader {
     run: Arc<Run>,
     names: Vec<String>,
     changes: broadcast::Receiver<RunObservation>,
+    /// The one that is read.
     attempt: u32,
 }
 
@@ -104,47 +128,61 @@ impl Reader {
         matches!(lock(&run.slot).stage, Stage::Ended | Stage::Gone)
     }
 
-    /// Opens the log of a container of the current attempt.
-    async fn open(&mut self, index: usize, follow: bool) -> Result<Opened, RunnerError> {
-        let (run, name, first_attempt) = (Arc::clone(&self.run), self.names.get(index).cloned(), self.attempt);
-        let (opened, attempt) = self
-            .inner
+    /// Opens the log of a container of the attempt; behind the last container there is none. Without `follow` it ends where it ends now.
+    async fn open(&self, index: usize, follow: bool) -> Result<Opened, RunnerError> {
+        let (run, name, attempt) = (Arc::clone(&self.run), self.names.get(index).cloned(), self.attempt);
+        self.inner
             .blocking("to open a log", move || {
                 let over = !follow || Self::is_over(&run);
-                let file = match name.map(|name| File::open(run.dir.log(index, &name))) {
-                    Some(Ok(file)) => Some(file),
-                    None => None,
-                    Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => None,
-                    Some(Err(error)) => return Err(unavailable("to open a log", error)),
+                let open = |folder: &Path| match &name {
+                    Some(name) => open(&RunDir::log(folder, index, name)),
+                    None => Ok(None),
                 };
-                // After the file was opened: it may be the next attempt's.
-                let mut attempt = first_attempt;
-                while run.dir.log_of_attempt(attempt).exists() {
-                    attempt += 1;
+                let aside = run.dir.logs_of_attempt(attempt);
+                let mut given_up = aside.is_dir();
+                let mut file = None;
+                if !given_up {
+                    file = open(&run.dir.logs())?;
+                    // What was opened may be the next attempt's.
+                    given_up = aside.is_dir();
                 }
-                let opened = match file {
-                    _ if attempt != first_attempt => Opened::NextAttempt,
-                    Some(file) => Opened::File(file),
-                    None if lock(&run.slot).stage == Stage::Gone => Opened::Released,
+                if given_up {
+                    file = open(&aside)?;
+                }
+                Ok(match file {
+                    Some(file) => {
+                        let length = if follow { Ok(u64::MAX) } else { file.metadata().map(|found| found.len()) };
+                        Opened::File(file.take(length.map_err(|error| unavailable("to open a log", error))?))
+                    }
+                    // After the look for the file: as long as the folder is there, it was not released at that look.
+                    None if !run.dir.exists() => {
+                        let logs = lock(&run.slot).logs;
+                        Opened::Released {
+                            whole: logs.is_some_and(|logs| logs.attempts == attempt && logs.containers <= index),
+                        }
+                    }
+                    None if given_up => Opened::NextAttempt,
                     None if over => Opened::Over,
                     None => Opened::NotYet,
-                };
-                Ok((opened, attempt))
+                })
             })
-            .await?;
-        self.attempt = attempt;
-        Ok(opened)
+            .await
     }
 
     /// The next bytes of a file, and whether an empty answer is its end.
-    async fn read(&self, mut file: File, index: usize, follow: bool) -> Result<(File, Bytes, bool), RunnerError> {
+    async fn read(
+        &self,
+        mut file: Take<File>,
+        index: usize,
+        follow: bool,
+    ) -> Result<(Take<File>, Bytes, bool), RunnerError> {
         let (run, next, attempt) = (Arc::clone(&self.run), self.names.get(index + 1).cloned(), self.attempt);
         self.inner
             .blocking("to read a log", move || {
                 let last = !follow
                     || Self::is_over(&run)
-                    || next.is_some_and(|next| run.dir.log(index + 1, &next).exists())
-                    || run.dir.log_of_attempt(attempt).exists();
+                    || next.is_some_and(|next| RunDir::log(&run.dir.logs(), index + 1, &next).exists())
+                    || run.dir.logs_of_attempt(attempt).exists();
                 let mut piece = vec![0; PIECE];
                 let length = loop {
                     match file.read(&mut piece) {

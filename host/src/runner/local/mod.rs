@@ -27,6 +27,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -69,6 +70,9 @@ impl Settings {
     }
 }
 
+/// How long a server that starts reads the runs that are there. A run with a process that cannot be ended takes seconds of it.
+const OPEN_DEADLINE: Duration = Duration::from_secs(120);
+
 /// How a shim is started.
 #[derive(Debug, Clone)]
 struct ShimProgram {
@@ -106,11 +110,17 @@ impl LocalRunner {
             settings,
             data_dir,
             ShimProgram { program: shim_program, args: vec!["shim".into()], env: Vec::new() },
+            OPEN_DEADLINE,
         )
         .await
     }
 
-    async fn open_with(settings: Settings, data_dir: &Path, shim: ShimProgram) -> Result<Self, RunnerError> {
+    async fn open_with(
+        settings: Settings,
+        data_dir: &Path,
+        shim: ShimProgram,
+        deadline: Duration,
+    ) -> Result<Self, RunnerError> {
         const WHAT: &str = "to open the folder of the runs";
         let data_dir = data_dir.to_owned();
         let prepared = tokio::task::spawn_blocking(move || {
@@ -118,14 +128,23 @@ impl LocalRunner {
             run_dir::private_dir(&runs)?;
             // Absolute: shims work elsewhere.
             let runs = fs::canonicalize(runs)?;
-            run_dir::remove_leftovers(&runs)?;
+            run_dir::discard_half_made(&runs)?;
             Ok::<_, std::io::Error>(runs)
         });
         let runs_dir =
             prepared.await.map_err(|stopped| unavailable(WHAT, stopped))?.map_err(|error| unavailable(WHAT, error))?;
         let inner = Arc::new(Inner::new(settings, shim, runs_dir));
         let reader = Arc::clone(&inner);
-        inner.blocking(WHAT, move || reader.reconcile().map_err(|error| unavailable(WHAT, error))).await?;
+        let read = tokio::task::spawn_blocking(move || reader.reconcile());
+        match tokio::time::timeout(deadline, read).await {
+            Ok(read) => {
+                read.map_err(|stopped| unavailable(WHAT, stopped))?.map_err(|error| unavailable(WHAT, error))?;
+            }
+            // One run that cannot be read now must not keep all others from going on.
+            Err(_) => {
+                tracing::warn!(?deadline, "not all runs could be read in time; the server starts without the rest")
+            }
+        }
         let data_dir = inner.runs_dir.parent().unwrap_or(&inner.runs_dir).to_owned();
         tasks::spawn(&inner, &data_dir);
         Ok(Self { inner })
@@ -166,9 +185,11 @@ fn launch_in_slot(inner: &Arc<Inner>, run: &Arc<Run>, slot: &mut Slot, launch: &
     let started = inner.start(run, slot);
     failpoint::hit("local-shim-spawned");
     started.map_err(|error| {
+        // The caller forgets the run.
         if let Err(error) = run.dir.discard() {
             tracing::warn!(job_id = %run.id, %error, "cannot remove the folder of a run that could not be started");
         }
+        inner.sweeper.notify_one();
         unavailable("to start the process that watches a run", error)
     })
 }
@@ -267,15 +288,16 @@ impl Runner for LocalRunner {
         let names = self
             .inner
             .blocking("to read which containers a run has", move || {
-                let there = !matches!(lock(&reader.slot).stage, Stage::New | Stage::Gone);
                 let spec = reader.dir.spec().map_err(|error| unavailable("to read the folder of a run", error))?;
+                // Afterwards: a specification that was not found may have been released.
+                let there = reader.dir.exists() && !matches!(lock(&reader.slot).stage, Stage::New | Stage::Gone);
                 Ok(there.then(|| {
                     spec.map(|spec| spec.plan.all_containers().map(|container| container.name.clone()).collect())
                 }))
             })
             .await?
             .ok_or(RunnerError::NoSuchRun(job_id))?;
-        Ok(logs::stream(Arc::clone(&self.inner), run, names, follow))
+        logs::stream(Arc::clone(&self.inner), run, names, follow).await
     }
 
     async fn release(&self, job_id: JobId) -> Result<(), RunnerError> {
@@ -290,9 +312,8 @@ impl Runner for LocalRunner {
                 match slot.stage {
                     Stage::New | Stage::Gone => Ok(()),
                     Stage::Ended => {
-                        run.dir.discard().map_err(|error| unavailable("to remove the folder of a run", error))?;
-                        inner.forget(&run, &mut slot);
-                        Ok(())
+                        let gone = inner.discard(&run, &mut slot);
+                        gone.map_err(|error| unavailable("to remove the folder of a run", error))
                     }
                     _ => Err(RunnerError::Refused(format!("the run of job {job_id} has not ended"))),
                 }
@@ -304,7 +325,7 @@ impl Runner for LocalRunner {
         let inner = Arc::clone(&self.inner);
         self.inner
             .blocking("to see whether runs can be started", move || {
-                let file = inner.runs_dir.join(format!(".new-{}", uuid::Uuid::now_v7()));
+                let file = inner.runs_dir.join(format!("{}{}", run_dir::NEW, uuid::Uuid::now_v7()));
                 let written = File::create_new(&file).and_then(|mut file| file.write_all(&[b'.'; 4096]));
                 let removed = fs::remove_file(&file);
                 written.and(removed).map_err(|error| unavailable("to write into the folder of the runs", error))?;

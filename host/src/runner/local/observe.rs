@@ -14,7 +14,7 @@ use tokio::sync::{Notify, Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 
 use super::places::Places;
-use super::run_dir::{self, RunDir};
+use super::run_dir::{self, Logs, RunDir};
 use super::shim::processes;
 use super::{Settings, ShimProgram};
 use crate::core::{EndReason, ExitState, JobId, Observation, RunObservation, RunState, Timestamp};
@@ -22,6 +22,8 @@ use crate::runner::RunnerError;
 
 /// How long one step of file work may take.
 const DEADLINE: Duration = Duration::from_secs(30);
+
+const _: () = assert!(processes::LEFTOVERS_PATIENCE.as_secs() * 2 <= DEADLINE.as_secs());
 
 /// File work that is done at once; what is more waits its turn.
 const FILE_WORKERS: usize = 16;
@@ -59,6 +61,8 @@ pub(super) struct Slot {
     pub(super) shown: RunState,
     /// Shims that left without having begun, one after another.
     pub(super) misses: u32,
+    /// The logs of a run that has ended, for those who still read when it is released; absent if they could not be counted.
+    pub(super) logs: Option<Logs>,
 }
 
 /// One run.
@@ -91,6 +95,8 @@ pub(super) struct Inner {
     pub(super) scheduler: Notify,
     /// A run is alive that nobody polls yet.
     pub(super) poller: Notify,
+    /// There is trash to be removed.
+    pub(super) sweeper: Notify,
     pub(super) stopping: CancellationToken,
     file_work: Semaphore,
 }
@@ -107,6 +113,7 @@ impl Inner {
             changes: broadcast::channel(CHANGES).0,
             scheduler: Notify::new(),
             poller: Notify::new(),
+            sweeper: Notify::new(),
             stopping: CancellationToken::new(),
             file_work: Semaphore::new(FILE_WORKERS),
         }
@@ -135,10 +142,18 @@ impl Inner {
     pub(super) fn run_or_new(&self, job_id: JobId) -> Arc<Run> {
         let new = || {
             let dir = RunDir::new(self.runs_dir.join(job_id.to_string()));
-            let slot = Slot { stage: Stage::New, shown: RunState::Waiting { message: None }, misses: 0 };
+            let slot = Slot { stage: Stage::New, shown: RunState::Waiting { message: None }, misses: 0, logs: None };
             Arc::new(Run { id: job_id, dir, slot: Mutex::new(slot) })
         };
         Arc::clone(lock(&self.runs).entry(job_id).or_insert_with(new))
+    }
+
+    /// Takes a run away. Quick, however much is in its folder: that is removed by a task, without the slot.
+    pub(super) fn discard(&self, run: &Run, slot: &mut Slot) -> io::Result<()> {
+        run.dir.discard()?;
+        self.forget(run, slot);
+        self.sweeper.notify_one();
+        Ok(())
     }
 
     /// Forgets a run whose folder is gone.
@@ -166,6 +181,7 @@ impl Inner {
 
     fn ended(&self, run: &Run, slot: &mut Slot, exit: ExitState) {
         slot.stage = Stage::Ended;
+        slot.logs = run.dir.count_logs().ok();
         lock(&self.places).leave(run.id);
         self.show(run, slot, RunState::Ended(exit));
         self.scheduler.notify_one();
@@ -218,15 +234,16 @@ impl Inner {
             return Ok(());
         }
         let (reason, started, message) = if let Some(record) = run.dir.started()? {
-            processes::end_leftovers(run.id, run.dir.path());
+            if !processes::end_leftovers(run.id, run.dir.path()) {
+                tracing::warn!(job_id = %run.id, "a process of a lost run does not die of SIGKILL; it is left alone");
+            }
             (EndReason::Lost, Some(record.started), "the machine or the process that watched it was stopped")
         } else if run.dir.cancel_requested() {
             (EndReason::Cancelled, None, "cancelled before it started")
         } else {
             if run.dir.spec()?.is_none() {
                 tracing::warn!(job_id = %run.id, "the folder of a run holds no specification and was not begun: removed");
-                run.dir.discard()?;
-                self.forget(run, slot);
+                self.discard(run, slot)?;
             } else {
                 self.miss(run, slot);
             }

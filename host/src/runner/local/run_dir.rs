@@ -25,6 +25,12 @@ use crate::core::{ExitState, JobId, Timestamp};
 /// Bytes set aside for each of the two records, so that a full disk cannot keep a run from ending.
 const RECORD: usize = 4096;
 
+/// How the name of what is being made begins.
+pub(super) const NEW: &str = ".new-";
+
+/// How the name of what is only to be removed begins.
+const TRASH: &str = ".trash-";
+
 /// The socket on which the server is told that something changed, in the folder of `runs`' parent.
 pub(super) const SERVER_SOCKET: &str = "runner.sock";
 
@@ -36,6 +42,15 @@ pub(super) const SHIM_SOCKET: &str = "shim.sock";
 pub(super) struct Started {
     /// Just before the first container was started.
     pub(super) started: Timestamp,
+}
+
+/// Which logs a run has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Logs {
+    /// At least 1.
+    pub(super) attempts: u32,
+    /// Containers that the last attempt began.
+    pub(super) containers: usize,
 }
 
 /// The folder of one run.
@@ -80,14 +95,33 @@ impl RunDir {
         self.path.join("inputs.json")
     }
 
-    /// The log of a container of the current attempt.
-    pub(super) fn log(&self, index: usize, container: &str) -> PathBuf {
-        self.path.join("log").join(format!("{index}-{container}.log"))
+    /// Where the logs of the current attempt are.
+    pub(super) fn logs(&self) -> PathBuf {
+        self.path.join("log")
     }
 
     /// Where the logs of an attempt are once it was given up; the first attempt is 1.
-    pub(super) fn log_of_attempt(&self, attempt: u32) -> PathBuf {
+    pub(super) fn logs_of_attempt(&self, attempt: u32) -> PathBuf {
         self.path.join(format!("log-{attempt}"))
+    }
+
+    /// The log of a container, in the folder of an attempt's logs.
+    pub(super) fn log(folder: &Path, index: usize, container: &str) -> PathBuf {
+        folder.join(format!("{index}-{container}.log"))
+    }
+
+    /// Which logs are there. Each attempt begins its containers in their order, so that a count says which.
+    pub(super) fn count_logs(&self) -> io::Result<Logs> {
+        let mut attempts: u32 = 1;
+        while self.logs_of_attempt(attempts).is_dir() {
+            attempts += 1;
+        }
+        match fs::read_dir(self.logs()) {
+            Ok(entries) => Ok(Logs { attempts, containers: entries.count() }),
+            // Its shim died between two attempts.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Logs { attempts, containers: 0 }),
+            Err(error) => Err(error),
+        }
     }
 
     pub(super) fn exists(&self) -> bool {
@@ -97,7 +131,7 @@ impl RunDir {
     /// Makes the folder of a run that has not begun, all at once.
     pub(super) fn create(&self, spec: &Spec, large_inputs: Option<&[u8]>) -> io::Result<()> {
         let runs = self.path.parent().unwrap_or(Path::new("/"));
-        let new = Self::new(runs.join(format!(".new-{}", Uuid::now_v7())));
+        let new = Self::new(runs.join(format!("{NEW}{}", Uuid::now_v7())));
         let made = new.fill(spec, large_inputs).and_then(|()| fs::rename(&new.path, &self.path));
         if made.is_err() {
             let _ = fs::remove_dir_all(&new.path);
@@ -108,14 +142,16 @@ impl RunDir {
     fn fill(&self, spec: &Spec, large_inputs: Option<&[u8]>) -> io::Result<()> {
         private_dir(&self.path)?;
         private_dir(&self.work())?;
-        private_dir(&self.path.join("log"))?;
-        new_file(&self.path.join("spec.json"), &serde_json::to_vec(spec)?)?;
+        private_dir(&self.logs())?;
         if let Some(inputs) = large_inputs {
-            new_file(&self.inputs(), inputs)?;
+            // On disk before the specification: a run that outlives a power loss never begins with half of its inputs.
+            new_file(&self.inputs(), inputs)?.sync_data()?;
         }
+        new_file(&self.path.join("spec.json"), &serde_json::to_vec(spec)?)?;
         new_file(&self.path.join("lock"), b"")?;
         new_file(&self.path.join("started.next"), &[b' '; RECORD])?;
-        new_file(&self.path.join("ended.next"), &[b' '; RECORD])
+        new_file(&self.path.join("ended.next"), &[b' '; RECORD])?;
+        Ok(())
     }
 
     /// The specification; `None` if it cannot be read, as after a power loss.
@@ -219,19 +255,17 @@ impl RunDir {
         let _ = send(self.data_dir(), SERVER_SOCKET, job_id.to_string().as_bytes());
     }
 
-    /// Takes the folder away. Once its name is gone so is the run; what cannot be removed now is removed at the next open.
+    /// Takes the folder's name away, and with it the run. What was in it is trash from now on: removing that may take long.
     pub(super) fn discard(&self) -> io::Result<()> {
-        let runs = self.path.parent().unwrap_or(Path::new("/"));
-        let trash = runs.join(format!(".trash-{}", Uuid::now_v7()));
-        match fs::rename(&self.path, &trash) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        }
-        if let Err(error) = remove_tree(&trash) {
-            tracing::warn!(path = %trash.display(), %error, "cannot remove the folder of a released run");
-        }
-        Ok(())
+        move_to_trash(&self.path)
+    }
+}
+
+fn move_to_trash(path: &Path) -> io::Result<()> {
+    let trash = path.with_file_name(format!("{TRASH}{}", Uuid::now_v7()));
+    match fs::rename(path, trash) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        moved => moved,
     }
 }
 
@@ -260,8 +294,10 @@ pub(super) fn private_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-fn new_file(path: &Path, content: &[u8]) -> io::Result<()> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(content)
+fn new_file(path: &Path, content: &[u8]) -> io::Result<File> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(content)?;
+    Ok(file)
 }
 
 /// Removes a folder and all in it, also below folders that were made read-only. Links are removed, not followed.
@@ -299,14 +335,31 @@ pub(super) fn job_ids(runs: &Path) -> io::Result<BTreeSet<JobId>> {
     Ok(ids)
 }
 
-/// Removes what a crash left half made or half removed in `runs`.
-pub(super) fn remove_leftovers(runs: &Path) -> io::Result<()> {
-    let left =
-        |name: &OsStr| name.to_str().is_some_and(|name| name.starts_with(".new-") || name.starts_with(".trash-"));
-    for entry in fs::read_dir(runs)?.flatten().filter(|entry| left(&entry.file_name())) {
-        if let Err(error) = remove_tree(&entry.path()) {
-            tracing::warn!(path = %entry.path().display(), %error, "cannot remove what an earlier server left");
+/// Makes trash of what a crash left half made in `runs`.
+pub(super) fn discard_half_made(runs: &Path) -> io::Result<()> {
+    for path in named(runs, NEW)? {
+        move_to_trash(&path)?;
+    }
+    Ok(())
+}
+
+/// Removes the trash in `runs`. Takes as long as there are files in it; what cannot be removed stays for the next time.
+pub(super) fn remove_trash(runs: &Path) -> io::Result<()> {
+    for path in named(runs, TRASH)? {
+        let is_folder = fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir());
+        let removed = if is_folder { remove_tree(&path) } else { fs::remove_file(&path) };
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(path = %path.display(), %error, "cannot remove what is left of a run");
+            }
+            _ => {}
         }
     }
     Ok(())
+}
+
+/// What is in `runs` under a name that begins like this.
+fn named(runs: &Path, prefix: &str) -> io::Result<Vec<PathBuf>> {
+    let begins = |name: &OsStr| name.to_str().is_some_and(|name| name.starts_with(prefix));
+    Ok(fs::read_dir(runs)?.flatten().filter(|entry| begins(&entry.file_name())).map(|entry| entry.path()).collect())
 }

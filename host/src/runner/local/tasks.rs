@@ -19,6 +19,9 @@ const POLL: Duration = Duration::from_secs(1);
 pub(super) fn spawn(inner: &Arc<Inner>, data_dir: &Path) {
     tokio::spawn(until_stopped(Arc::clone(inner), schedule(Arc::clone(inner))));
     tokio::spawn(until_stopped(Arc::clone(inner), poll(Arc::clone(inner))));
+    tokio::spawn(until_stopped(Arc::clone(inner), sweep(Arc::clone(inner))));
+    // What an earlier server did not come to.
+    inner.sweeper.notify_one();
     let socket = run_dir::bind(data_dir, run_dir::SERVER_SOCKET).and_then(|socket| {
         socket.set_nonblocking(true)?;
         UnixDatagram::from_std(socket)
@@ -103,6 +106,27 @@ async fn poll(inner: Arc<Inner>) {
         });
         if let Err(error) = polled.await {
             tracing::warn!(error = &error as &dyn std::error::Error, "cannot look at the runs; it is tried again");
+        }
+    }
+}
+
+/// Removes trash, however long that takes: only this task waits for it.
+async fn sweep(inner: Arc<Inner>) {
+    loop {
+        inner.sweeper.notified().await;
+        let (done, swept) = tokio::sync::oneshot::channel();
+        let runs_dir = inner.runs_dir.clone();
+        let work = move || {
+            if let Err(error) = run_dir::remove_trash(&runs_dir) {
+                tracing::warn!(%error, "cannot look for what is left of runs");
+            }
+            let _ = done.send(());
+        };
+        // A thread of its own, since a runtime that ends waits for its own threads.
+        match std::thread::Builder::new().name("sweep".to_owned()).spawn(work) {
+            // An error is a thread that panicked: the next notice tries again.
+            Ok(_) => drop(swept.await),
+            Err(error) => tracing::warn!(%error, "cannot start a thread that removes what is left of runs"),
         }
     }
 }

@@ -157,9 +157,8 @@ impl Shim<'_> {
             run_dir::remove_tree(&folder)?;
         }
         run_dir::private_dir(&self.dir.work())?;
-        let log = self.dir.path().join("log");
-        fs::rename(&log, self.dir.log_of_attempt(attempt))?;
-        run_dir::private_dir(&log)
+        fs::rename(self.dir.logs(), self.dir.logs_of_attempt(attempt))?;
+        run_dir::private_dir(&self.dir.logs())
     }
 
     /// Runs every container once, up to the first that fails.
@@ -197,7 +196,7 @@ impl Shim<'_> {
             Ok(prepared) => prepared,
             Err(why) => return Ok(End::NotStarted(why)),
         };
-        let log = File::options().append(true).create(true).open(self.dir.log(index, &container.name));
+        let log = File::options().append(true).create(true).open(RunDir::log(&self.dir.logs(), index, &container.name));
         let log = match log {
             Ok(log) => log,
             Err(error) => return Ok(End::NotStarted(format!("its log cannot be written: {error}"))),
@@ -282,8 +281,7 @@ impl Shim<'_> {
             reason = EndReason::OomKilled;
             message.push_str(" when the machine had no memory left");
         }
-        if let Some(limit) = container.resources.limits.get("memory") {
-            // An allocation beyond the limit fails; what the program makes of that is its own affair.
+        if let Some(limit) = container.resources.limits.get("memory").filter(|_| may_be_memory(status)) {
             message.push_str(&format!("; its memory is limited to {limit}"));
         }
         let mut exit = self.exit(reason, Some(container), message);
@@ -291,6 +289,14 @@ impl Shim<'_> {
         exit.signal = status.signal();
         exit
     }
+}
+
+/// Whether a program ends like this that was refused memory. An allocation beyond the limit fails; what the program makes of that is
+/// its own affair, so this is no proof, and other ends say nothing about memory at all.
+fn may_be_memory(status: ExitStatus) -> bool {
+    // A shell tells its last command's signal as an exit code.
+    let signal = status.signal().or_else(|| status.code()?.checked_sub(128));
+    [Signal::KILL, Signal::ABORT, Signal::SEGV, Signal::BUS].iter().any(|fatal| signal == Some(fatal.as_raw()))
 }
 
 fn reason_of(stop: Stop) -> EndReason {

@@ -12,8 +12,11 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 
 use crate::core::JobId;
 
-/// How long processes that do not even die of SIGKILL are waited for.
+/// How long a shim waits for processes that do not even die of SIGKILL.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a server waits for those that a dead shim left: it has other runs to look after.
+pub(in super::super) const LEFTOVERS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Sends a signal to the group of a child that was not waited for.
 pub(super) fn signal_group(child: Option<u32>, signal: Signal) {
@@ -65,15 +68,20 @@ pub(super) async fn end_all_children() {
     }
 }
 
-/// Ends what a dead shim left of a run: every process that has the job's id in its environment or works in its folder. Blocks.
-pub(in super::super) fn end_leftovers(job_id: JobId, run_dir: &Path) {
+/// Ends what a dead shim left of a run: every process that has the job's id in its environment or works in its folder. Whether none
+/// is left. Blocks.
+pub(in super::super) fn end_leftovers(job_id: JobId, run_dir: &Path) -> bool {
     let begun = Instant::now();
     let variable = format!("PYGEOAPI_JOB_ID={job_id}");
     let mut pause = Duration::from_millis(2);
-    while signal_leftovers(variable.as_bytes(), run_dir) && begun.elapsed() < PATIENCE {
+    while signal_leftovers(variable.as_bytes(), run_dir) {
+        if begun.elapsed() >= LEFTOVERS_PATIENCE {
+            return false;
+        }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(100));
     }
+    true
 }
 
 /// Sends SIGKILL to all of them; whether there was one.

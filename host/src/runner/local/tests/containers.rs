@@ -165,14 +165,36 @@ async fn a_signal_is_told_by_name() {
 async fn memory_is_limited() {
     let data = data();
     let runner = open(data.path()).await;
-    let mut limited =
-        shell("ulimit -d; head -c 1 /dev/zero | tail -c 1 >/dev/null && echo small; tail -c 200000000 /dev/zero");
+    let mut limited = shell(
+        "ulimit -d; dd if=/dev/zero of=/dev/null bs=1000000 count=1 2>/dev/null && echo small; dd if=/dev/zero of=/dev/null bs=200000000 count=1",
+    );
     limited.containers[0].resources.limits.insert("memory".to_owned(), "64Mi".to_owned());
     limited.deadline_seconds = Some(20);
     let (exit, log) = run(&runner, limited).await;
     assert!(log.starts_with("65536\nsmall\n"), "{log}");
     assert_eq!(exit.reason, EndReason::Error, "{exit:?}");
-    assert!(exit.message.contains("64Mi"), "{}", exit.message);
+}
+
+#[tokio::test]
+async fn the_memory_limit_is_named_where_it_may_be_the_cause() {
+    let data = data();
+    let runner = open(data.path()).await;
+    for (script, named) in [
+        ("exit 3", false),
+        ("exit 127", false),
+        ("kill -TERM $$", false),
+        ("kill -KILL $$", true),
+        ("kill -ABRT $$", true),
+        ("kill -SEGV $$", true),
+        ("sh -c 'kill -KILL $$'; exit $?", true),
+        ("exit 134", true),
+        ("exit 139", true),
+    ] {
+        let mut limited = shell(script);
+        limited.containers[0].resources.limits.insert("memory".to_owned(), "512Mi".to_owned());
+        let (exit, _) = run(&runner, limited).await;
+        assert_eq!(exit.message.contains("its memory is limited to 512Mi"), named, "{script}: {}", exit.message);
+    }
 }
 
 #[tokio::test]
@@ -215,8 +237,9 @@ async fn tried_again_with_an_empty_folder() {
     let job_id = begin(&runner, plan(json)).await;
     let followed = contract::log(&runner, job_id, true).await;
     assert!(end(&runner, job_id).await.is_success());
-    assert_eq!(text(&runner, job_id).await, "v\ndone\n");
-    assert_eq!(followed.last().unwrap().1, b"v\ndone\n");
+    let sections = ["v\n", "v\n", "v\ndone\n"].map(|log| ("main".to_owned(), log.as_bytes().to_vec()));
+    assert_eq!(contract::log(&runner, job_id, false).await, sections);
+    assert_eq!(followed, sections);
     assert_eq!(fs::read_to_string(data.path().join("volumes/v/count")).unwrap(), "x\nx\nx\n");
 }
 
@@ -227,5 +250,5 @@ async fn read_only_folders_do_not_stay() {
     let job_id = begin(&runner, shell("mkdir -p a/b && touch a/b/c && chmod -R 0555 a")).await;
     end(&runner, job_id).await;
     runner.release(job_id).await.unwrap();
-    assert_eq!(fs::read_dir(data.path().join("runs")).unwrap().count(), 0);
+    swept(&data, &[]).await;
 }

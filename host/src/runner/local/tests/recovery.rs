@@ -72,7 +72,7 @@ async fn a_killed_shim_is_a_lost_run_and_leaves_nothing_running() {
 async fn a_folder_without_a_shim_is_started_by_the_next_server() {
     let data = data();
     let broken = ShimProgram { program: "/bin/false".into(), ..this_binary() };
-    let runner = LocalRunner::open_with(settings(), data.path(), broken).await.unwrap();
+    let runner = LocalRunner::open_with(settings(), data.path(), broken, PATIENCE).await.unwrap();
     // As if the server had died between the two steps of a launch: a folder, and no shim that began.
     let launch = contract::launch(shell("echo ran"));
     runner.launch(&launch).await.unwrap();
@@ -97,9 +97,43 @@ async fn a_folder_without_a_shim_is_started_by_the_next_server() {
     runner.launch(&launch).await.unwrap();
     assert_eq!(text(&runner, launch.job_id).await, "ran\n");
     assert!(runner.state(empty).await.unwrap().is_none());
-    let left: Vec<_> =
-        fs::read_dir(data.path().join("runs")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(left, [launch.job_id.to_string().as_str()]);
+    swept(&data, &[launch.job_id]).await;
+}
+
+#[tokio::test]
+async fn a_release_does_not_wait_for_the_removal() {
+    let data = data();
+    let runner = open(data.path()).await;
+    let job_id = begin(&runner, shell("mkdir a; touch a/b")).await;
+    assert!(end(&runner, job_id).await.is_success());
+    // The tasks are gone, so nobody removes trash: what is left is what a release itself does.
+    runner.inner.stopping.cancel();
+    runner.release(job_id).await.unwrap();
+    assert!(runner.state(job_id).await.unwrap().is_none() && runner.inner.list().is_empty());
+    let trash: Vec<_> = fs::read_dir(data.path().join("runs")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(trash.len() == 1 && trash[0].join("work/a/b").exists(), "{trash:?}");
+    drop(runner);
+    let _runner = open(data.path()).await;
+    swept(&data, &[]).await;
+}
+
+#[tokio::test]
+async fn a_run_that_cannot_be_read_does_not_stop_the_start() {
+    let data = data();
+    let stuck = JobId::new();
+    fs::create_dir_all(folder(&data, stuck)).unwrap();
+    // Whoever opens this waits for a writer.
+    let pipe = folder(&data, stuck).join("ended.json");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
+    let opened = LocalRunner::open_with(settings(), data.path(), this_binary(), Duration::from_millis(200)).await;
+    let runner = opened.unwrap();
+    let job_id = begin(&runner, shell("true")).await;
+    eventually("the end", async || matches!(runner.state(job_id).await.unwrap(), Some(RunState::Ended(_)))).await;
+    // Lets the reader go, and find nothing the next time.
+    let aside = data.path().join("pipe");
+    fs::rename(&pipe, &aside).unwrap();
+    File::options().write(true).open(&aside).unwrap();
+    swept(&data, &[job_id]).await;
 }
 
 #[tokio::test]
@@ -121,6 +155,7 @@ async fn runs_beyond_the_places_wait_in_order() {
     let one = || Settings { max_running: NonZeroU32::new(1), ..settings() };
     let runner = open_with(data.path(), one()).await;
     let first = begin(&runner, shell("while [ ! -e go ]; do sleep 0.02; done")).await;
+    contract::observed(&runner, first, PATIENCE, |state| matches!(state, RunState::Running { .. })).await;
     let second = begin(&runner, shell("true")).await;
     let third = begin(&runner, shell("true")).await;
     let fourth = begin(&runner, shell("true")).await;
@@ -162,7 +197,7 @@ async fn a_disk_that_fails_leaves_nothing_in_the_way() {
 
     // Without the program nothing starts, and nothing is left.
     let absent = ShimProgram { program: "/no/such/program".into(), ..this_binary() };
-    let runner = LocalRunner::open_with(settings(), data.path(), absent).await.unwrap();
+    let runner = LocalRunner::open_with(settings(), data.path(), absent, PATIENCE).await.unwrap();
     assert!(matches!(runner.ready().await, Err(RunnerError::Unavailable { .. })));
     let launch = contract::launch(shell("true"));
     assert!(matches!(runner.launch(&launch).await, Err(RunnerError::Unavailable { .. })));
