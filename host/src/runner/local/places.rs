@@ -90,7 +90,7 @@ mod tests {
     fn in_order_and_never_too_many() {
         let mut places = Places::new(2);
         let ids: Vec<_> = (0..5).map(|_| JobId::new()).collect();
-        let mut sorted = ids.clone();
+        let mut sorted = ids;
         sorted.sort();
         assert!(places.enter(sorted[0]) && places.enter(sorted[1]));
         for id in [sorted[4], sorted[2], sorted[3]] {

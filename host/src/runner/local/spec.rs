@@ -162,7 +162,7 @@ fn quantity(text: &str) -> Option<u64> {
         _ => 10f64.powi(unit.strip_prefix(['e', 'E'])?.parse().ok()?),
     };
     let value = (number * factor).ceil();
-    (value.is_finite() && value >= 0.0 && value < 1.8e19).then_some(value as u64)
+    (0.0..1.8e19).contains(&value).then_some(value as u64)
 }
 
 /// An absolute path of a container as a path below its working directory: `/data/x` is `data/x`.
