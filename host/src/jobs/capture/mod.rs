@@ -167,7 +167,8 @@ pub async fn capture(
     let mut next = source.next().await?;
     while let Some(batch) = next {
         let stored = store(writer.as_mut(), &batch, rules.stall);
-        let read = read(digest, reader, &batch, rules.stall);
+        // Boxed: the readers are large, and a capture is a part of larger futures.
+        let read = Box::pin(read(digest, reader, &batch, rules.stall));
         ((digest, reader), next, ()) = tokio::try_join!(read, source.next(), stored)?;
     }
     let (bytes, lines, sha256) = digest.finish();
