@@ -34,6 +34,8 @@ pub(super) async fn execute(
     query: Query,
     request: Request,
 ) -> Result<Response, Problem> {
+    // A misspelt `dryRun` would be an execution.
+    query.only(&["dryRun"])?;
     let offered = state.jobs().offered();
     let found = offered.processes.binary_search_by(|process| process.description.id.as_str().cmp(&id)).ok();
     let process = found.and_then(|at| offered.processes.get(at)).ok_or_else(|| processes::no_such_process(&id))?;

@@ -17,6 +17,10 @@ use super::status_info::StatusInfo;
 use super::{ApiState, cursor, json_answer};
 use crate::core::{JobFilter, JobStatus, Timestamp};
 
+/// The parameters of the list.
+const PARAMETERS: [&str; 8] =
+    ["type", "processID", "status", "datetime", "minDuration", "maxDuration", "limit", cursor::NAME];
+
 /// `GET /jobs` (`jobList.yaml`).
 pub(super) async fn list(
     State(state): State<ApiState>,
@@ -25,6 +29,7 @@ pub(super) async fn list(
     _: AnswerJson,
     query: Query,
 ) -> Result<Response, Problem> {
+    query.only(&PARAMETERS)?;
     let filter = filter(&query)?;
     let limit = query.limit(state.settings().default_page_limit, state.settings().max_page_limit)?;
     let after = query.one(cursor::NAME)?.map(cursor::job).transpose()?;

@@ -22,6 +22,7 @@ pub(super) async fn log(
     query: Query,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    query.only(&["follow"])?;
     let follow = query.flag("follow")?;
     let mut range = ranges::asked(&headers, None);
     if follow && range.is_some() {

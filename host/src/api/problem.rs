@@ -343,6 +343,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_readme_lists_every_type_under_its_status() {
+        let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+        let (_, errors) = readme.split_once("\n## Errors\n").unwrap();
+        let (errors, _) = errors.split_once("\n## ").unwrap();
+        for kind in ALL {
+            let name = kind.uri.rsplit(['/', ':']).next().unwrap();
+            let mark = if kind.uri.starts_with("http:") { r"\*" } else { "" };
+            let row = errors.lines().find(|row| row.contains(&format!("`{name}`{mark}"))).expect(name);
+            assert!(row.split('|').nth(1).unwrap().contains(kind.status.as_str()), "{name} under {}", kind.status);
+        }
+        assert_eq!(errors.matches(r"\*").count(), ALL.iter().filter(|kind| kind.uri.starts_with("http:")).count());
+    }
+
     #[tokio::test]
     async fn the_document_says_what_and_where_but_not_why_inside() {
         let cause = std::io::Error::other("secret path");

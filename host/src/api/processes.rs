@@ -91,6 +91,7 @@ pub(super) async fn list(
         return Ok(answer(document, &parts));
     }
     let query = parts.uri.query().map_or_else(|| Ok(Query::default()), Query::parse)?;
+    query.only(&["limit", cursor::NAME])?;
     let limit = query.limit(state.settings().default_page_limit, state.settings().max_page_limit)?;
     let after = query.one(cursor::NAME)?.map(cursor::process).transpose()?;
     let processes = &written.offered.processes;

@@ -29,6 +29,16 @@ impl Query {
         Ok(Self(parameters))
     }
 
+    /// Refuses parameters that the resource does not have: a misspelt filter would look like none. `f` is known everywhere.
+    pub(super) fn only(&self, known: &[&str]) -> Result<(), Problem> {
+        let Some((name, _)) = self.0.iter().find(|(name, _)| name != "f" && !known.contains(&name.as_str())) else {
+            return Ok(());
+        };
+        let shown: String = name.chars().take(80).collect();
+        let known = if known.is_empty() { "f".to_owned() } else { format!("{}, f", known.join(", ")) };
+        Err(Problem::query(&shown, &format!("is not a parameter of this resource; its parameters are {known}")))
+    }
+
     /// The value of a parameter that may be sent once.
     pub(super) fn one(&self, name: &str) -> Result<Option<&str>, Problem> {
         let mut values = self.0.iter().filter(|(held, _)| held == name).map(|(_, value)| value.as_str());
@@ -143,6 +153,16 @@ mod tests {
             assert_eq!(Query::parse(wrong).unwrap_err().kind(), INVALID_QUERY, "{wrong}");
         }
         assert!(Query::parse(&"a&".repeat(201)).is_err());
+    }
+
+    #[test]
+    fn a_parameter_that_is_not_known_is_refused() {
+        let only = |text: &str| Query::parse(text).unwrap().only(&["limit", "status"]);
+        assert!(only("").is_ok() && only("limit=x&status&status=y&f=json").is_ok());
+        for wrong in ["stauts=failed", "Status=failed", "limit=1&x", "=1", "%00=1"] {
+            assert_eq!(only(wrong).unwrap_err().kind(), INVALID_QUERY, "{wrong}");
+        }
+        assert!(Query::parse("f=json").unwrap().only(&[]).is_ok());
     }
 
     #[test]

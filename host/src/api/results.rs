@@ -43,6 +43,7 @@ pub(super) async fn all(
     query: Query,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    query.only(&[])?;
     let wish = Wish { document: negotiate::format(&query)? };
     let results = state.jobs().results(&caller, &id).await?;
     answer(&state, results, &base, &headers, wish).await

@@ -151,6 +151,21 @@ async fn refusals_are_problem_documents() {
         let (_, problem) = refused(&app, request("GET", uri, &[]), 400).await;
         assert!(problem["type"].as_str().unwrap().ends_with("/invalid-query-parameter-value"), "{problem}");
     }
+    let unknown = [
+        ("GET", "/jobs?stauts=failed&f=json", "stauts", "type, processID, status, datetime"),
+        ("GET", "/processes?limits=1", "limits", "limit, cursor, f"),
+        ("GET", "/jobs/x/logs?folow=true", "folow", "follow, f"),
+        ("GET", "/jobs/x/results?follow=true", "follow", "are f"),
+        ("POST", "/processes/x/execution?dryrun=true", "dryrun", "dryRun, f"),
+    ];
+    for (method, uri, name, known) in unknown {
+        let (_, problem) = refused(&app, request(method, uri, &[]), 400).await;
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(problem["parameter"] == name && detail.contains(known), "{uri}: {problem}");
+    }
+    for uri in ["/healthz?now", "/metrics?name=x", "/?x=1", "/jobs?status=failed&f=json", "/processes?f=json"] {
+        assert_eq!(ask(&app, request("GET", uri, &[])).await.0, 200, "{uri}");
+    }
     refused(&app, request("GET", "/jobs/%ff/results", &[]), 400).await;
     refused(&app, request("GET", "/jobs/x/logs?follow=true", &[("range", "bytes=0-1")]), 400).await;
     refused(&app, request("GET", "/jobs/x/logs?follow=1", &[]), 400).await;

@@ -99,8 +99,9 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(failed) => {
             output::report(failed.as_ref());
+            let wrong_words = matches!(failed.downcast_ref(), Some(client::ClientError::Usage(_)));
             let wrong_config = failed.downcast_ref::<ConfigError>().is_some();
-            ExitCode::from(if wrong_config { 2 } else { 1 })
+            ExitCode::from(if wrong_words || wrong_config { 2 } else { 1 })
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-use super::{Config, original};
+use super::{Config, form, original};
 
 /// Variables that are not keys of the configuration: they speak to the command line or to tests.
 const OTHER_VARIABLES: [&str; 3] = ["VESPIARY_CONFIG", "VESPIARY_URL", "VESPIARY_TOKEN"];
@@ -77,18 +77,19 @@ pub fn load(
     if let Some(folder) = &overrides.data_dir {
         document.insert("data_dir".to_owned(), text(folder));
     }
-    let document = Value::Object(document);
-    match jsonschema::validator_for(&schema) {
-        Ok(validator) => wrong.extend(validator.iter_errors(&document).map(|error| describe(&error))),
-        Err(fault) => wrong.push(format!("the configuration cannot be checked: {fault}")),
+    // What has the right form is looked at even where something else has not.
+    let document = form::check(&schema, Value::Object(document), &mut wrong);
+    match serde_json::from_value::<Config>(document) {
+        Ok(config) => {
+            wrong.extend(config.violations());
+            if wrong.is_empty() {
+                return Ok((config, notes));
+            }
+        }
+        // It has the form that the schema asks for: what is wrong then is a value that its type refuses.
+        Err(error) => wrong.push(error.to_string()),
     }
-    if !wrong.is_empty() {
-        return Err(ConfigError::Invalid(wrong));
-    }
-    let config: Config =
-        serde_json::from_value(document).map_err(|error| ConfigError::Invalid(vec![error.to_string()]))?;
-    let wrong = config.violations();
-    if wrong.is_empty() { Ok((config, notes)) } else { Err(ConfigError::Invalid(wrong)) }
+    Err(ConfigError::Invalid(wrong))
 }
 
 fn read(path: &Path) -> Result<Map<String, Value>, ConfigError> {
@@ -109,14 +110,6 @@ fn read(path: &Path) -> Result<Map<String, Value>, ConfigError> {
 fn schema() -> Value {
     let generator = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true).into_generator();
     serde_json::to_value(generator.into_root_schema_for::<Config>()).unwrap_or_default()
-}
-
-fn describe(error: &jsonschema::ValidationError<'_>) -> String {
-    let place = error.instance_path().to_string();
-    let place =
-        if place.is_empty() { "the document".to_owned() } else { place.trim_start_matches('/').replace('/', ".") };
-    // The value itself may be a secret: only its place is told.
-    format!("{place}: {}", error.masked_with("the value"))
 }
 
 fn set(document: &mut Map<String, Value>, section: &str, key: &str, value: Value) {
@@ -154,7 +147,11 @@ fn set_variable(
             return;
         }
     }
-    wrong.push(format!("{variable} names no key of the configuration"));
+    let section = sections.iter().find(|(section, _)| name.starts_with(&format!("{section}_")));
+    let keys = section.and_then(|(section, kind)| Some((section.as_str(), kind.get("properties")?.as_object()?)));
+    let (place, known) = keys.unwrap_or(("the configuration", sections));
+    let known: Vec<&str> = known.keys().map(String::as_str).collect();
+    wrong.push(format!("{variable} names no key: the keys of {place} are {}", known.join(", ")));
 }
 
 /// The value that a variable's text means where this type is expected: text where text may stand, YAML elsewhere.
@@ -206,6 +203,40 @@ mod tests {
         for word in ["listn", "jobs.finish_concurrency", "nonsense", "VESPIARY_JOBS_NONSENSE"] {
             assert!(all.contains(word), "{word} in {all}");
         }
+    }
+
+    #[test]
+    fn what_has_the_right_form_is_checked_where_the_rest_has_not() {
+        let wrong = wrong(
+            "server: {listn: x, max_body_mib: 0, title: 7}\n\
+             access: {anonymous: [guest], tokens: [{name: a, sha256: short, roles: [read]}]}\n\
+             policy: {max_memory: lots}\n\
+             processes: [{processr: x}, {processor: ' '}]\n\
+             telemetry: {log: 'a=b=c'}\n\
+             nonsense: {}\n",
+            &[("VESPIARY_JOBS_NONSENSE", "1"), ("VESPIARY_NONSENSE", "1"), ("VESPIARY_CAPTURE_STALL_MS", "soon")],
+        );
+        for (place, words) in [
+            ("server: ", "'listn' is not a key of it; its keys are"),
+            ("server.title: ", "string"),
+            ("server.max_body_mib ", "at least 1"),
+            ("access.anonymous.0: ", "must be one of read, execute, deploy, admin"),
+            ("access.tokens[0] ", "sha256"),
+            ("policy.max_memory: ", "quantity"),
+            ("processes.0: ", "'processr' is not a key of it; its keys are"),
+            ("processes.1.processor: ", "empty"),
+            ("telemetry.log: ", "level"),
+            ("the document: ", "'nonsense' is not a key of it; its keys are"),
+            ("VESPIARY_JOBS_NONSENSE ", "the keys of jobs are"),
+            ("VESPIARY_NONSENSE ", "the keys of the configuration are"),
+            ("capture.stall_ms: ", "integer"),
+        ] {
+            let found = wrong.iter().any(|one| one.starts_with(place) && one.contains(words));
+            assert!(found, "{place} … {words} in {wrong:#?}");
+        }
+        let listed = wrong.iter().find(|one| one.contains("'listn'")).unwrap();
+        assert!(listed.contains("listen") && listed.contains("max_body_mib"), "{listed}");
+        assert_eq!(wrong.len(), 13, "and nothing else: {wrong:#?}");
     }
 
     #[test]

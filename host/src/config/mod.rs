@@ -1,6 +1,7 @@
 //! The configuration: one YAML file, every key of it overridable by `VESPIARY_<SECTION>_<KEY>`, the original's variables where
 //! they are set. All that is wrong with it is reported at once, before anything listens.
 
+mod form;
 mod load;
 mod original;
 
@@ -87,7 +88,6 @@ impl Config {
             |section: &str, found: Vec<String>| wrong.extend(found.into_iter().map(|one| format!("{section}.{one}")));
         add("server", self.server.violations());
         add("access", core::access::TokenTable::new(&self.access).err().unwrap_or_default());
-        add("policy", core::Policy::new(&self.policy).err().unwrap_or_default());
         let limits = self.processor.violations();
         add(
             "processor",
@@ -100,6 +100,8 @@ impl Config {
                 found.iter().map(|one| format!("{place}{}: {}", one.pointer.replace('/', "."), one.message)).collect(),
             );
         }
+        // These begin with the whole key.
+        wrong.extend(core::Policy::new(&self.policy).err().unwrap_or_default());
         wrong.extend(self.telemetry.violation());
         wrong
     }

@@ -48,8 +48,8 @@ fn media_type(outputs: &Map<String, Value>) -> Option<String> {
 
 fn job_control(metadata: &mut Section, errors: &mut Errors) -> Vec<String> {
     if !metadata.has("jobControlOptions") {
-        // Without a word in the request a container that runs for hours must not be waited for.
-        return vec!["async-execute".to_owned(), "dismiss".to_owned()];
+        // All of it: who wants to wait may, and the server bounds how long.
+        return ["sync-execute", "async-execute", "dismiss"].map(str::to_owned).to_vec();
     }
     let options = metadata.texts("jobControlOptions", errors);
     let known = |option: &String| ["sync-execute", "async-execute", "dismiss"].contains(&option.as_str());

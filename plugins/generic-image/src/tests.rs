@@ -91,7 +91,7 @@ fn a_definition_of_the_original_becomes_a_description() {
     assert_eq!((&description["id"], &description["version"]), (&json!("ingest"), &json!("0.1")));
     assert_eq!((&description["title"], &description["description"]), (&json!("Ingest"), &json!("Liest ein.")));
     assert_eq!(description["links"], json!([{"title": "about", "href": "https://example.org", "rel": "about"}]));
-    assert_eq!(description["jobControlOptions"], json!(["async-execute", "dismiss"]));
+    assert_eq!(description["jobControlOptions"], json!(["sync-execute", "async-execute", "dismiss"]));
     assert_eq!(description["example"]["inputs"]["area"], "Alps");
     assert_eq!(description["inputs"]["area"], json!({"title": "Area", "minOccurs": 1, "schema": {"type": "string"}}));
     let ids: Vec<_> = description["inputs"].as_object().unwrap().keys().collect();

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::bindings::exports::vespiary::processor::process::Guest;
 use crate::bindings::vespiary::processor::types;
-use crate::{Caller, Denial, Level, Plan, Rejection, Request, host};
+use crate::{Caller, Denial, Plan, Rejection, Request, host};
 
 /// A processor: what a process is, who may use it, and what a request becomes. See the crate's front page for an example.
 pub trait Processor: Sized {
@@ -27,10 +27,10 @@ pub trait Processor: Sized {
     /// Why there is none; the operator reads it.
     fn describe(&self) -> Result<Value, String>;
 
-    /// Whether the default [`Processor::authorize`] asks for a credential. A processor that can be opened by its configuration
-    /// answers with that setting.
+    /// Whether the default [`Processor::authorize`] asks for a credential of its own accord. False: whoever the server's `access` lets
+    /// execute may. A processor that its configuration can close answers with that setting.
     fn check_auth(&self) -> bool {
-        true
+        false
     }
 
     /// Decides who may do this: [`crate::authorize`] with [`Processor::check_auth`] unless the processor has a rule of its own.
@@ -82,15 +82,11 @@ impl<P: Processor> Guest for Exported<P> {
 }
 
 /// The processor and the request. `describe` accepted the same configuration before and the host wrote the request, so a
-/// failure is nobody's input: the call ends in a trap, which the host reports as the process's failure, not the client's.
+/// failure is nobody's input: the call ends in a trap.
 fn begin<P: Processor>(request: types::Request) -> (P, Request) {
-    match load::<P>(&host::config()).and_then(|processor| Ok((processor, Request::try_from(request)?))) {
-        Ok(both) => both,
-        Err(reason) => {
-            host::log(Level::Error, &reason);
-            std::process::abort()
-        }
-    }
+    load::<P>(&host::config())
+        .and_then(|processor| Ok((processor, Request::try_from(request)?)))
+        .unwrap_or_else(|reason| host::give_up(&reason))
 }
 
 /// Makes a [`Processor`] the exports of this component: `vespiary_processor::export!(MyProcessor);`, once in the crate.

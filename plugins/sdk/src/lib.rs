@@ -37,7 +37,6 @@
 //!             .title("Word count")
 //!             .input("text", Input::new(json!({"type": "string", "maxLength": 1000})).title("Text to count in"))
 //!             .output("count", Output::new(json!({"type": "string", "contentMediaType": "text/plain"})))
-//!             .token_input(self.check_auth())
 //!             .into())
 //!     }
 //!
@@ -48,7 +47,9 @@
 //!             wrong.add("text", "must not hold a zero byte");
 //!         }
 //!         wrong.check()?;
-//!         let script = "echo PYGEOAPI_K8S_MANAGER_RESULT_START; printf %s \"$1\" | wc -w";
+//!         let script = "echo PYGEOAPI_K8S_MANAGER_RESULT_MIMETYPE: text/plain
+//!             echo PYGEOAPI_K8S_MANAGER_RESULT_START
+//!             printf %s \"$1\" | wc -w";
 //!         // Caller-given text is an argument or a variable's value, never part of a script.
 //!         let main = Container::new("main", &self.config.image).command(["sh", "-c", script, "word-count", &text]);
 //!         Ok(Plan::new(main).default_media_type("text/plain"))
@@ -56,11 +57,37 @@
 //! }
 //!
 //! vespiary_processor::export!(WordCount);
+//! # // What it says is tried: anyone may, and the script prints what a result begins with.
+//! # let processor: WordCount = vespiary_processor::load("{}").unwrap();
+//! # let request = Request::execute(json!({"text": "to be; echo \"$HOME\""}));
+//! # let caller = processor.authorize(&request).unwrap();
+//! # let plan = processor.shape(&request, &caller).unwrap();
+//! # let (program, arguments) = plan.containers[0].command.split_first().unwrap();
+//! # let printed = std::process::Command::new(program).args(arguments).output().unwrap().stdout;
+//! # let printed = String::from_utf8(printed).unwrap();
+//! # let head = "PYGEOAPI_K8S_MANAGER_RESULT_MIMETYPE: text/plain\nPYGEOAPI_K8S_MANAGER_RESULT_START\n";
+//! # assert_eq!(printed.strip_prefix(head).unwrap().trim(), "4");
 //! ```
 //!
+//! Whoever the server lets execute may execute it. To ask for a credential, answer true in [`Processor::check_auth`] and add
+//! `.token_input(self.check_auth())` to the description.
+//!
 //! # Build
-//! `Cargo.toml` needs `crate-type = ["cdylib"]` under `[lib]`, and `serde`, `serde_json` and this crate as dependencies. Then
-//! `rustup target add wasm32-wasip2` and `cargo build --release --target wasm32-wasip2` make
+//! ```toml
+//! [package]
+//! name = "word-count"
+//! version = "1.0.0"
+//! edition = "2024"
+//!
+//! [lib]
+//! crate-type = ["cdylib"]
+//!
+//! [dependencies]
+//! serde = { version = "1", features = ["derive"] }
+//! serde_json = "1"
+//! vespiary-processor = { path = "…/plugins/sdk" }
+//! ```
+//! Then `rustup target add wasm32-wasip2` and `cargo build --release --target wasm32-wasip2` make
 //! `target/wasm32-wasip2/release/word_count.wasm`, which is a component that can be deployed as it is. `vespiary check word_count.wasm`
 //! shows what it makes of a configuration and a request.
 //!

@@ -1,10 +1,12 @@
 //! The request as a processor sees it: parsed, with accessors that look through the standard's ways to wrap a value.
 
+use std::sync::OnceLock;
+
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::bindings::vespiary::processor::types;
-use crate::{Action, Violations};
+use crate::{Action, Violations, host};
 
 /// What is asked.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,7 +78,7 @@ impl TryFrom<types::Request> for Request {
             action: request.action,
             process_id: request.process_id,
             job_id: request.job_id,
-            inputs: Inputs(object("inputs", &request.inputs)?),
+            inputs: Inputs::unread(request.inputs)?,
             outputs: request.outputs,
             principal,
             headers: request.headers.into_iter().map(|header| (header.name, header.value)).collect(),
@@ -115,32 +117,60 @@ impl Principal {
 ///
 /// The standard lets a client send a value bare (`"text"`) or qualified (`{"value": "text", "mediaType": "text/plain"}`). All
 /// accessors but [`Inputs::raw`] give the value itself in both cases.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Inputs(Map<String, Value>);
+///
+/// They are parsed when the first of them is looked at: a call that does not ask for any does not pay for them.
+#[derive(Debug, Clone, Default)]
+pub struct Inputs {
+    text: String,
+    parsed: OnceLock<Map<String, Value>>,
+}
 
 impl From<Map<String, Value>> for Inputs {
     fn from(inputs: Map<String, Value>) -> Self {
-        Self(inputs)
+        Self { text: String::new(), parsed: OnceLock::from(inputs) }
+    }
+}
+
+impl PartialEq for Inputs {
+    fn eq(&self, other: &Self) -> bool {
+        self.all() == other.all()
     }
 }
 
 impl Inputs {
+    /// The inputs as the host wrote them. What is no object is refused here, the rest is looked at later.
+    fn unread(text: String) -> Result<Self, String> {
+        match text.trim_start().starts_with('{') || text.is_empty() {
+            true => Ok(Self { text, parsed: OnceLock::new() }),
+            false => Err("the host's inputs are not a JSON object".to_owned()),
+        }
+    }
+
+    fn all(&self) -> &Map<String, Value> {
+        self.parsed.get_or_init(|| object("inputs", &self.text).unwrap_or_else(|reason| host::give_up(&reason)))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn are_read(&self) -> bool {
+        self.parsed.get().is_some()
+    }
+
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.all().is_empty()
     }
 
     /// The input as it was sent.
     #[must_use]
     pub fn raw(&self, id: &str) -> Option<&Value> {
-        self.0.get(id)
+        self.all().get(id)
     }
 
     /// The value of an input.
     #[must_use]
     pub fn get(&self, id: &str) -> Option<&Value> {
-        self.0.get(id).map(inner_value)
+        self.all().get(id).map(inner_value)
     }
 
     /// The values of an input that may be given several times: the elements of the array, or the one value; none if it was not given.
@@ -156,20 +186,20 @@ impl Inputs {
     /// Whether the input was given as a link (`{"href": …}`) in place of a value. Nobody has fetched it.
     #[must_use]
     pub fn is_link(&self, id: &str) -> bool {
-        self.0.get(id).is_some_and(|input| input.get("href").is_some())
+        self.all().get(id).is_some_and(|input| input.get("href").is_some())
     }
 
     /// The media type that a qualified value states.
     #[must_use]
     pub fn media_type(&self, id: &str) -> Option<&str> {
-        let input = self.0.get(id)?;
+        let input = self.all().get(id)?;
         let format = input.get("format").filter(|format| format.is_object()).unwrap_or(input);
         format.get("mediaType").and_then(Value::as_str)
     }
 
     /// All inputs with their values, in the order in which they were sent.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
-        self.0.iter().map(|(id, value)| (id.as_str(), inner_value(value)))
+        self.all().iter().map(|(id, value)| (id.as_str(), inner_value(value)))
     }
 
     /// Reads the value of an input that may be left out. None if it was; a value of another type is noted in `wrong`.
@@ -186,7 +216,7 @@ impl Inputs {
     /// Reads the value of an input that must be given. If it was not, or has another type, that is noted in `wrong` and the answer is a
     /// default: call [`Violations::check`] before it is used.
     pub fn require<T: DeserializeOwned + Default>(&self, id: &str, wrong: &mut Violations) -> T {
-        if !self.0.contains_key(id) {
+        if !self.all().contains_key(id) {
             wrong.add(id, "is required");
         }
         self.read(id, wrong).unwrap_or_default()
@@ -261,11 +291,14 @@ mod tests {
             extensions: String::new(),
         };
         let request = Request::try_from(sent(r#"{"b": 1, "a": 2}"#)).unwrap();
+        assert!(crate::authorize(false, &request).is_ok() && !request.inputs.are_read(), "nobody asked for them");
+        assert!(crate::authorize(true, &request).is_ok() && request.inputs.are_read(), "a token may be among them");
         assert_eq!(request.inputs.iter().map(|(id, _)| id).collect::<Vec<_>>(), ["b", "a"]);
         assert_eq!(request.header("x-lab"), Some("7"));
         let principal = request.principal.unwrap();
         assert_eq!(principal.claims.get("group"), Some(&json!("lab")));
         assert!(principal.has("execute") && !principal.has("deploy"));
+        assert!(Request::try_from(sent("")).unwrap().inputs.is_empty());
         assert!(Request::try_from(sent("[]")).unwrap_err().contains("inputs"));
     }
 }

@@ -19,9 +19,6 @@ pub(crate) struct ServerArgs {
     /// Token to show
     #[arg(long, env = "VESPIARY_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// Print JSON as the server answered it
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 /// What a server said no to, or a server that said nothing.

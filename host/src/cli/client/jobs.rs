@@ -1,12 +1,11 @@
 //! `vespiary processes`, `jobs` and `logs`.
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
-use futures::StreamExt as _;
 use reqwest::Method;
 use serde_json::Value;
 
+use super::copy::to_stdout;
 use super::http::{ServerArgs, block_on};
 use crate::cli::output::{Failure, print, table};
 
@@ -21,6 +20,9 @@ pub(crate) struct Processes {
     /// Show every configured process and file with its state (needs a token with the role deploy)
     #[arg(long)]
     refused: bool,
+    /// Print JSON as the server answered it
+    #[arg(long)]
+    json: bool,
 }
 
 impl Processes {
@@ -29,7 +31,7 @@ impl Processes {
             let client = self.server.client()?;
             if self.refused {
                 let answer = client.get(&["admin", "processes"], &[]).await?;
-                if self.server.json {
+                if self.json {
                     print(&serde_json::to_string_pretty(&answer)?)?;
                 } else {
                     let rows =
@@ -39,7 +41,7 @@ impl Processes {
                 return Ok(ExitCode::SUCCESS);
             }
             let answer = client.get(&["processes"], &[("limit", "10000".to_owned())]).await?;
-            if self.server.json {
+            if self.json {
                 print(&serde_json::to_string_pretty(&answer)?)?;
             } else {
                 let rows = rows(answer.get("processes").unwrap_or(&Value::Null), &["id", "version", "title"]);
@@ -67,6 +69,9 @@ pub(crate) struct Jobs {
     /// How many, newest first
     #[arg(long, default_value_t = 20)]
     limit: u32,
+    /// Print JSON as the server answered it
+    #[arg(long)]
+    json: bool,
 }
 
 impl Jobs {
@@ -77,7 +82,7 @@ impl Jobs {
             query.extend(self.process.iter().map(|id| ("processID", id.clone())));
             query.extend(self.status.iter().map(|status| ("status", status.clone())));
             let answer = client.get(&["jobs"], &query).await?;
-            if self.server.json {
+            if self.json {
                 print(&serde_json::to_string_pretty(&answer)?)?;
             } else {
                 let columns = ["jobID", "processID", "status", "progress", "created", "message"];
@@ -125,12 +130,7 @@ impl Logs {
         block_on(async {
             let client = self.server.client()?;
             let request = client.request(Method::GET, &["jobs", &self.id, "logs"])?.query(&[("follow", self.follow)]);
-            let mut body = client.send(request).await?.bytes_stream();
-            while let Some(piece) = body.next().await {
-                let mut out = std::io::stdout().lock();
-                out.write_all(&piece?)?;
-                out.flush()?;
-            }
+            to_stdout(client.send(request).await?).await?;
             Ok(ExitCode::SUCCESS)
         })
     }
@@ -138,18 +138,24 @@ impl Logs {
 
 /// `vespiary receipt`
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  vespiary receipt 0198f2c4-…")]
+#[command(
+    after_help = "It is JSON, with --json or without.\n\nExamples:\n  vespiary receipt 0198f2c4-…\n  vespiary receipt 0198f2c4-… | jq .complete"
+)]
 pub(crate) struct Receipt {
     #[command(flatten)]
     server: ServerArgs,
     /// Id of the job
     id: String,
+    /// As every other list and document of a server; a receipt has no other form
+    #[arg(long)]
+    json: bool,
 }
 
 impl Receipt {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         block_on(async {
-            let receipt = self.server.client()?.get(&["jobs", &self.id, "receipt"], &[]).await?;
+            let Self { server, id, json: _ } = &self;
+            let receipt = server.client()?.get(&["jobs", id, "receipt"], &[]).await?;
             print(&serde_json::to_string_pretty(&receipt)?)?;
             Ok(ExitCode::SUCCESS)
         })

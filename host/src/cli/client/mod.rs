@@ -1,7 +1,8 @@
 //! The commands that speak to a server over HTTP, and `sql`, which opens the database itself.
 
+mod copy;
 mod http;
-pub(crate) use self::http::block_on;
+pub(crate) use self::http::{ClientError, block_on};
 mod jobs;
 mod run;
 mod sql;

@@ -1,13 +1,13 @@
 //! `vespiary run`: from `key=value` to an execution, and to its result.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
+use super::copy::to_stdout;
 use super::http::{Client, ClientError, ServerArgs, block_on};
 use crate::cli::output::{Failure, note, print};
 
@@ -33,6 +33,9 @@ pub(crate) struct Run {
     /// Execute synchronously: the server answers with the result, or with the job when it takes longer than it waits
     #[arg(long, conflicts_with = "wait")]
     sync: bool,
+    /// Print JSON as the server answered it: the job, or with --sync the results document
+    #[arg(long)]
+    json: bool,
 }
 
 impl Run {
@@ -55,7 +58,7 @@ impl Run {
             let mut job: Value = client.send(request).await?.json().await.map_err(ClientError::Unreadable)?;
             let id = job.get("jobID").and_then(Value::as_str).unwrap_or_default().to_owned();
             if !self.wait {
-                print(&if self.server.json { serde_json::to_string_pretty(&job)? } else { id })?;
+                print(&if self.json { serde_json::to_string_pretty(&job)? } else { id })?;
                 return Ok(ExitCode::SUCCESS);
             }
             note(&format!("job {id}"));
@@ -65,7 +68,7 @@ impl Run {
                 job = client.get(&["jobs", &id], &[]).await?;
                 shown = show_progress(&job, shown);
             }
-            if self.server.json {
+            if self.json {
                 print(&serde_json::to_string_pretty(&job)?)?;
             }
             if status(&job) != "successful" {
@@ -73,7 +76,7 @@ impl Run {
                 note(&format!("{}: {why}", status(&job)));
                 return Ok(ExitCode::FAILURE);
             }
-            if !self.server.json {
+            if !self.json {
                 print_results(&client, &id).await?;
             }
             Ok(ExitCode::SUCCESS)
@@ -83,7 +86,7 @@ impl Run {
 
 impl Run {
     async fn synchronously(&self, client: &Client, inputs: Map<String, Value>) -> Result<ExitCode, Failure> {
-        let response = if self.server.json { "document" } else { "raw" };
+        let response = if self.json { "document" } else { "raw" };
         let request = client
             .request(Method::POST, &["processes", &self.process, "execution"])?
             .json(&json!({ "inputs": inputs, "response": response }));
@@ -91,19 +94,9 @@ impl Run {
         if answer.status().as_u16() == 201 {
             note("it takes longer than the server waits; the job goes on");
         }
-        copy(answer).await?;
+        to_stdout(answer).await?;
         Ok(ExitCode::SUCCESS)
     }
-}
-
-/// The bytes of an answer, as they come.
-async fn copy(answer: reqwest::Response) -> Result<(), Failure> {
-    let mut body = answer.bytes_stream();
-    let mut out = std::io::stdout().lock();
-    while let Some(piece) = body.next().await {
-        out.write_all(&piece?)?;
-    }
-    Ok(out.flush()?)
 }
 
 fn status(job: &Value) -> &str {
@@ -133,7 +126,7 @@ async fn print_results(client: &Client, id: &str) -> Result<(), Failure> {
     let Some(output) = only else {
         return print(&serde_json::to_string_pretty(&results)?);
     };
-    copy(client.send(client.request(Method::GET, &["jobs", id, "results", output])?).await?).await
+    to_stdout(client.send(client.request(Method::GET, &["jobs", id, "results", output])?).await?).await
 }
 
 /// One `key=value` as the input's schema reads it.
