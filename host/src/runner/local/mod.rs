@@ -142,7 +142,7 @@ impl LocalRunner {
             }
             // One run that cannot be read now must not keep all others from going on.
             Err(_) => {
-                tracing::warn!(?deadline, "not all runs could be read in time; the server starts without the rest")
+                tracing::warn!(?deadline, "not all runs could be read in time; the server starts without the rest");
             }
         }
         let data_dir = inner.runs_dir.parent().unwrap_or(&inner.runs_dir).to_owned();
