@@ -66,7 +66,7 @@ impl Run {
             while !ended(&job) {
                 tokio::time::sleep(LOOK_EVERY).await;
                 job = client.get(&["jobs", &id], &[]).await?;
-                shown = show_progress(&job, shown);
+                shown = show_progress(&job, &shown);
             }
             if self.json {
                 print(&serde_json::to_string_pretty(&job)?)?;
@@ -108,7 +108,7 @@ fn ended(job: &Value) -> bool {
 }
 
 /// A line on a terminal when something changed.
-fn show_progress(job: &Value, shown: String) -> String {
+fn show_progress(job: &Value, shown: &str) -> String {
     let percent =
         job.get("progress").and_then(Value::as_u64).map(|percent| format!(" {percent} %")).unwrap_or_default();
     let message = job.get("message").and_then(Value::as_str).map(|text| format!(": {text}")).unwrap_or_default();
