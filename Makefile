@@ -13,7 +13,7 @@ demo: target/debug/plugins.stamp  ## build, start a server, drop a processor in,
 
 test: lint target/debug/plugins.stamp  ## everything that must hold, without network and without root
 	$(CARGO) build --workspace --all-targets --features vespiary/failpoints
-	$(CARGO) test --workspace --features vespiary/failpoints
+	$(CARGO) test --workspace --no-fail-fast --features vespiary/failpoints
 
 run: release  ## a server on 127.0.0.1:8080 with its data in ./vespiary-data
 	target/release/vespiary serve

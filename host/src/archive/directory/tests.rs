@@ -60,6 +60,8 @@ async fn recovers_when_the_disk_does() {
     let root = tempfile::tempdir().unwrap();
     let archive = open(root.path()).await;
     archive.ready().await.unwrap();
+    // What `ready` wrote is removed behind its answer.
+    eventually(|| growing(root.path()) == 0).await;
     fs::remove_dir(root.path().join(GROWING)).unwrap();
     fs::write(root.path().join(GROWING), b"in the way").unwrap();
     assert!(matches!(archive.ready().await, Err(ArchiveError::Unavailable(_))));
