@@ -83,7 +83,8 @@ impl Done {
     }
 
     fn shown(&self) -> String {
-        let (rate, cpu) = (grouped(self.rate()), median(&self.cpu_micros));
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "shown, not counted with")]
+        let (rate, cpu) = (grouped(self.rate().round() as u64), median(&self.cpu_micros));
         format!("{rate}/s, p99 {:.1} ms, cpu {cpu:.0} us", self.sample.micros(0.99) / 1000.0)
     }
 }

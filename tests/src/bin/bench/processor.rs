@@ -11,7 +11,7 @@ use vespiary::core::{Principal, Role};
 use vespiary::processor::{Action, Process, ProcessEntry, ProcessorHost, ProcessorRequest};
 use vespiary_tests::workspace;
 use wasmtime::component::{Component, HasSelf, Linker, ResourceTable};
-use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store};
+use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use self::generated::{ProcessorPre, vespiary::processor::host, vespiary::processor::types};
@@ -138,6 +138,7 @@ impl Bare {
             .table_elements(64 << 10)
             .max_memory_size(64 << 20)
             .linear_memory_keep_resident(2 << 20)
+            .pagemap_scan(Enabled::Auto)
             .table_keep_resident(64 << 10);
         let mut config = Config::new();
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));

@@ -51,9 +51,8 @@ pub(crate) fn millis(span: Duration) -> f64 {
 }
 
 /// A whole number in groups of three: `20,000`.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "shown, not counted with")]
-pub(crate) fn grouped(value: f64) -> String {
-    let digits = (value.max(0.0).round() as u64).to_string();
+pub(crate) fn grouped(value: u64) -> String {
+    let digits = value.to_string();
     let mut shown = String::new();
     for (place, digit) in digits.chars().enumerate() {
         if place > 0 && (digits.len() - place).is_multiple_of(3) {
@@ -79,6 +78,6 @@ mod tests {
         assert_eq!((sample.micros(0.5), sample.micros(0.99), sample.micros(1.0)), (50.0, 99.0, 100.0));
         assert_eq!(Sample::default().micros(0.5), 0.0);
         assert_eq!((median(&[3.0, 1.0, 2.0]), median(&[4.0, 1.0]), median(&[])), (2.0, 2.5, 0.0));
-        assert_eq!((grouped(1_234_567.4).as_str(), grouped(12.0).as_str()), ("1,234,567", "12"));
+        assert_eq!((grouped(1_234_567).as_str(), grouped(12).as_str()), ("1,234,567", "12"));
     }
 }
