@@ -25,9 +25,9 @@ lint: toolchain  ## format and lints
 fmt: toolchain
 	$(CARGO) fmt --all
 
-bench: release  ## ratios against bare loops in the same run
+bench: release  ## ratios against bare loops in the same run; BENCH="--quick list" for less of it
 	$(CARGO) build --release -p vespiary-tests --bin bench
-	target/release/bench
+	target/release/bench $(BENCH)
 
 release: target/release/plugins.stamp
 	$(CARGO) build --release --bin vespiary
