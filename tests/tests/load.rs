@@ -24,7 +24,19 @@ async fn one(client: Client, number: usize) -> Sent {
     let trap = if number % 10 == 5 { "random" } else { "never" };
     let text = format!("result of {number}\nline two");
     let body = json!({ "inputs": { "seconds": seconds, "exit": exit, "text": text, "trap": trap } });
-    let answer = client.execute("misbehaving", &body, &[("prefer", "respond-async")]).await;
+    // What a good client does: a 503 is sent again, with a key so that nothing can be done twice.
+    let key = format!("execution {number}");
+    let headers = [("prefer", "respond-async"), ("idempotency-key", key.as_str())];
+    let answer = until("the server to have room", Duration::from_secs(60), || async {
+        let answer = client.execute("misbehaving", &body, &headers).await;
+        if answer.status == 503 {
+            assert!(!answer.header("retry-after").is_empty());
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            return None;
+        }
+        Some(answer)
+    })
+    .await;
     if answer.status == 500 {
         assert_eq!((trap, answer.problem().as_str()), ("random", "processor-failed"), "{}", answer.text());
         return Sent::Trapped;

@@ -37,7 +37,7 @@ impl Default for Settings {
             output_kib: 1024,
             component_mib: 64,
             concurrent_calls: 16,
-            queue_ms: 1000,
+            queue_ms: 5000,
         }
     }
 }

@@ -83,6 +83,7 @@ pub(crate) async fn bare(folder: &Path, replies: &Path) -> Outcome<()> {
         caller: caller.subject,
         idempotency: None,
         request: StoredRequest {
+            guarded: false,
             inputs: inputs(),
             outputs: Default::default(),
             response: Default::default(),
