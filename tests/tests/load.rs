@@ -25,7 +25,7 @@ async fn one(client: Client, number: usize) -> Sent {
     let text = format!("result of {number}\nline two");
     let body = json!({ "inputs": { "seconds": seconds, "exit": exit, "text": text, "trap": trap } });
     // What a good client does: a 503 is sent again, with a key so that nothing can be done twice.
-    let key = format!("execution {number}");
+    let key = format!("execution-{number}");
     let headers = [("prefer", "respond-async"), ("idempotency-key", key.as_str())];
     let answer = until("the server to have room", Duration::from_secs(60), || async {
         let answer = client.execute("misbehaving", &body, &headers).await;

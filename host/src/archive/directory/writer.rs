@@ -19,6 +19,9 @@ use super::{PIECE, blocking, unavailable};
 /// After so many bytes the disk begins to write in the background, so that the last flush has little left to do.
 const FLUSH_EVERY: u64 = 64 * 1024 * 1024;
 
+/// From this size on a piece is written by itself: a thread costs less than a copy into pages that are new each time.
+const LARGE: usize = 128 * 1024;
+
 /// A file in the growing folder. It is removed when this is dropped, unless it was renamed.
 struct GrowingFile {
     path: PathBuf,
@@ -136,9 +139,13 @@ impl ArchiveWriter for FileWriter {
     async fn write(&mut self, mut bytes: Bytes) -> Result<(), ArchiveError> {
         self.check()?;
         while !bytes.is_empty() {
-            if self.gathered.is_empty() && bytes.len() >= PIECE {
-                // Large pieces are not copied.
-                let piece = bytes.split_to(PIECE);
+            if bytes.len() >= LARGE {
+                // Large pieces are not copied; what was gathered goes before them.
+                if !self.gathered.is_empty() {
+                    let before = std::mem::take(&mut self.gathered).freeze();
+                    self.hand_over(before).await?;
+                }
+                let piece = bytes.split_to(bytes.len().min(PIECE));
                 self.hand_over(piece).await?;
                 continue;
             }
