@@ -53,9 +53,10 @@ processes:
     )
 }
 
-async fn killed_at(place: &str, answered: bool) {
+async fn killed_at(place: &str, answered: bool, inline_kib: u32) {
     let runs = tempfile::tempdir().unwrap();
-    let options = ServerOptions::default().config(&config(runs.path())).env("FAILPOINTS", format!("{place}=return"));
+    let config = format!("jobs: {{ inline_result_kib: {inline_kib} }}\n{}", config(runs.path()));
+    let options = ServerOptions::default().config(&config).env("FAILPOINTS", format!("{place}=return"));
     let mut server = Server::with(options);
     let key = [("idempotency-key", "once"), ("prefer", "respond-async"), ("content-type", "application/json")];
     let body = json!({ "inputs": { "n": 1 } });
@@ -104,7 +105,14 @@ async fn killed_at(place: &str, answered: bool) {
 async fn killed_at_every_arrow_of_an_execution() {
     for (place, answered) in PLACES {
         eprintln!("killed at {place}");
-        killed_at(place, *answered).await;
+        killed_at(place, *answered, 256).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_a_result_goes_to_the_archive() {
+    for place in ["finish-log-archived", "finish-outputs-archived", "finish-recorded"] {
+        killed_at(place, true, 0).await;
     }
 }
 

@@ -133,6 +133,13 @@ impl Check {
                     Ok(ExitCode::SUCCESS)
                 }
                 Err(refused) => {
+                    if self.json {
+                        let told = json!({ "detail": refused.to_string(), "violations": refused.violations() });
+                        if let Value::Object(members) = &mut shown {
+                            members.insert("refused".to_owned(), told);
+                        }
+                        print(&serde_json::to_string_pretty(&shown)?)?;
+                    }
                     tell(&refused);
                     Ok(ExitCode::FAILURE)
                 }

@@ -20,6 +20,7 @@ pub struct Settings {
     /// What a request without a token may do; empty: nothing.
     pub anonymous: Vec<Role>,
     /// The one token that processors accept in the input `token`, as the original's `PYGEOAPI_K8S_MANAGER_API_TOKEN`. It gives no role.
+    /// As it is, or as `sha256:` and 64 hexadecimal digits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_token: Option<String>,
 }
@@ -99,7 +100,8 @@ impl TokenTable {
         if settings.api_token.as_deref().is_some_and(|token| token.trim().is_empty()) {
             wrong.push("api_token is empty: set it to the token that callers must send, or leave it out".to_owned());
         }
-        let api_token = settings.api_token.as_deref().map(|token| Digest::of(token.as_bytes()).hex());
+        let digest = |token: &str| token.parse::<Digest>().unwrap_or_else(|_| Digest::of(token.as_bytes())).hex();
+        let api_token = settings.api_token.as_deref().map(digest);
         if wrong.is_empty() { Ok(Self { entries, anonymous, api_token }) } else { Err(wrong) }
     }
 
@@ -176,6 +178,8 @@ mod tests {
         assert!(!table.may_execute("t-2") && !table.may_execute("") && !table.may_execute("ap"));
         assert!(table.find("api").is_none(), "the API token gives no role");
         assert!(!TokenTable::new(&Settings::default()).unwrap().may_execute(""));
+        let hashed = Settings { api_token: Some(TokenTable::hash("api")), ..Settings::default() };
+        assert!(TokenTable::new(&hashed).unwrap().may_execute("api"));
         let empty = Settings { api_token: Some(String::new()), ..Settings::default() };
         assert!(TokenTable::new(&empty).is_err());
         let generated = TokenTable::with_generated(&Settings::default(), &TokenTable::hash("g")).unwrap();

@@ -53,8 +53,8 @@ pub struct Settings {
     pub secret_names: Vec<String>,
     /// Largest output, in KiB, that is kept in the database; larger ones go to the archive.
     pub inline_result_kib: u32,
-    /// Largest JSON output, in MiB, that is checked against its schema; larger ones are kept as they are. Checking takes up to 40
-    /// times as much memory.
+    /// Largest output, in MiB, that is checked against its schema; of a larger one only the media type is. Checking JSON takes up to 40
+    /// times as much memory, for one result at a time.
     pub checked_result_mib: u32,
     /// How many jobs are finalized at once.
     pub finish_concurrency: u32,
@@ -73,7 +73,7 @@ impl Default for Settings {
         Self {
             secret_names: Vec::new(),
             inline_result_kib: 256,
-            checked_result_mib: 8,
+            checked_result_mib: 64,
             finish_concurrency: 8,
             retry_max_seconds: 60,
             claim_seconds: 10,

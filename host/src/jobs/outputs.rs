@@ -108,7 +108,14 @@ async fn check(
     let work = move || -> Result<(), Violation> {
         outputs.iter().try_for_each(|(id, kind, bytes)| match bytes {
             Some(bytes) => validation::check_output(&declared, id, kind, bytes),
-            None => Ok(()),
+            // Too large to be parsed: its media type still has to be one that was declared.
+            None => match declared.output(id) {
+                Some(output) if !output.schema.offers(kind) => {
+                    let message = format!("the media type '{kind}' is not declared");
+                    Err(Violation::new(format!("/outputs/{id}"), message))
+                }
+                _ => Ok(()),
+            },
         })
     };
     let checked = if size <= SMALL_BYTES {
