@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
-use serde_json::json;
+use serde::Serialize;
 
 use super::access::Caller;
 use super::links::{Base, Link};
@@ -40,8 +40,15 @@ pub(super) async fn list(
         let parameters = query.without(cursor::NAME).chain([(cursor::NAME, cursor.as_str())]);
         links.push(Link::json("next", base.query("/jobs", parameters), "The next page"));
     }
-    let jobs: Vec<_> = page.jobs.iter().map(|job| StatusInfo::new(job, &base)).collect();
-    json_answer(StatusCode::OK, &json!({ "jobs": jobs, "links": links }))
+    let jobs = page.jobs.iter().map(|job| StatusInfo::new(job, &base)).collect();
+    json_answer(StatusCode::OK, &JobList { jobs, links })
+}
+
+/// A page of the list (`jobList.yaml`), written as it stands: a tree of a thousand jobs would take longer than reading them.
+#[derive(Serialize)]
+struct JobList<'a> {
+    jobs: Vec<StatusInfo<'a>>,
+    links: Vec<Link>,
 }
 
 /// `GET /jobs/{job}` (`statusInfo.yaml`).

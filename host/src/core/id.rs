@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
@@ -16,9 +16,15 @@ pub struct InvalidId(String);
 /// The id of a job: a UUID version 7, so that ids cannot be guessed and sort by creation.
 ///
 /// Its text form is the lower-case hyphenated one, 36 characters, everywhere: in URLs, rows, object keys and Job names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct JobId(Uuid);
+
+impl Serialize for JobId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0.as_hyphenated().encode_lower(&mut [0; 36]))
+    }
+}
 
 impl JobId {
     /// A new id, made from the clock and 74 random bits.
@@ -48,7 +54,7 @@ impl FromStr for JobId {
         Uuid::try_parse(text)
             .ok()
             .map(Self)
-            .filter(|id| id.to_string() == text)
+            .filter(|id| id.0.as_hyphenated().encode_lower(&mut [0; 36]) == text)
             .ok_or_else(|| InvalidId("a job id is a UUID in lower-case hyphenated form".to_owned()))
     }
 }
@@ -58,12 +64,6 @@ impl TryFrom<String> for JobId {
 
     fn try_from(text: String) -> Result<Self, InvalidId> {
         text.parse()
-    }
-}
-
-impl From<JobId> for String {
-    fn from(id: JobId) -> Self {
-        id.to_string()
     }
 }
 

@@ -19,7 +19,7 @@ use super::{PIECE, blocking, unavailable};
 /// After so many bytes the disk begins to write in the background, so that the last flush has little left to do.
 const FLUSH_EVERY: u64 = 64 * 1024 * 1024;
 
-/// From this size on a piece is written by itself: a thread costs less than a copy into pages that are new each time.
+/// From this size on a piece is not copied: pages that are new each time cost more than a call of its own.
 const LARGE: usize = 128 * 1024;
 
 /// A file in the growing folder. It is removed when this is dropped, unless it was renamed.
@@ -47,13 +47,17 @@ impl Drop for GrowingFile {
     }
 }
 
-/// The writer of one object. At most two pieces are in memory: one that is gathered and one that is written.
+/// The writer of one object. At most three pieces are in memory: what is gathered, what waits for its turn, what is written.
 pub(super) struct FileWriter {
     root: PathBuf,
     target: PathBuf,
     growing: GrowingFile,
     file: File,
+    /// Small pieces, copied together.
     gathered: BytesMut,
+    /// What goes to the disk next, in one go: a thread for each piece would cost more than its write.
+    waiting: Vec<Bytes>,
+    waiting_size: usize,
     writing: Option<JoinHandle<io::Result<()>>>,
     flushing: Option<JoinHandle<io::Result<()>>>,
     unflushed: u64,
@@ -78,6 +82,8 @@ impl FileWriter {
             growing,
             file,
             gathered: BytesMut::new(),
+            waiting: Vec::new(),
+            waiting_size: 0,
             writing: None,
             flushing: None,
             unflushed: 0,
@@ -97,12 +103,28 @@ impl FileWriter {
         written
     }
 
-    /// Hands a piece to the disk, behind the one before.
-    async fn hand_over(&mut self, piece: Bytes) -> Result<(), ArchiveError> {
+    /// Puts what was gathered behind what waits.
+    fn seal(&mut self) {
+        let gathered = std::mem::take(&mut self.gathered).freeze();
+        self.queue(gathered);
+    }
+
+    fn queue(&mut self, piece: Bytes) {
+        if !piece.is_empty() {
+            self.waiting_size += piece.len();
+            self.waiting.push(piece);
+        }
+    }
+
+    /// Hands what waits to the disk, behind what is written now.
+    async fn hand_over(&mut self) -> Result<(), ArchiveError> {
         self.settle().await?;
-        self.unflushed = self.unflushed.saturating_add(piece.len() as u64);
+        self.unflushed = self.unflushed.saturating_add(self.waiting_size as u64);
+        self.waiting_size = 0;
+        let pieces = std::mem::take(&mut self.waiting);
         let mut file = self.file.try_clone().map_err(unavailable)?;
-        self.writing = Some(tokio::task::spawn_blocking(move || file.write_all(&piece)));
+        self.writing =
+            Some(tokio::task::spawn_blocking(move || pieces.iter().try_for_each(|piece| file.write_all(piece))));
         if self.unflushed >= FLUSH_EVERY {
             if let Some(flushing) = &mut self.flushing {
                 let flushed = join(flushing, self.finish_deadline).await;
@@ -140,23 +162,21 @@ impl ArchiveWriter for FileWriter {
         self.check()?;
         while !bytes.is_empty() {
             if bytes.len() >= LARGE {
-                // Large pieces are not copied; what was gathered goes before them.
-                if !self.gathered.is_empty() {
-                    let before = std::mem::take(&mut self.gathered).freeze();
-                    self.hand_over(before).await?;
-                }
+                self.seal();
                 let piece = bytes.split_to(bytes.len().min(PIECE));
-                self.hand_over(piece).await?;
-                continue;
+                self.queue(piece);
+            } else {
+                if self.gathered.capacity() == 0 {
+                    self.gathered.reserve(PIECE);
+                }
+                let room = PIECE.saturating_sub(self.gathered.len());
+                self.gathered.extend_from_slice(&bytes.split_to(room.min(bytes.len())));
+                if self.gathered.len() >= PIECE {
+                    self.seal();
+                }
             }
-            if self.gathered.capacity() == 0 {
-                self.gathered.reserve(PIECE);
-            }
-            let room = PIECE.saturating_sub(self.gathered.len());
-            self.gathered.extend_from_slice(&bytes.split_to(room.min(bytes.len())));
-            if self.gathered.len() >= PIECE {
-                let piece = std::mem::take(&mut self.gathered).freeze();
-                self.hand_over(piece).await?;
+            if self.waiting_size >= PIECE {
+                self.hand_over().await?;
             }
         }
         Ok(())
@@ -164,9 +184,9 @@ impl ArchiveWriter for FileWriter {
 
     async fn finish(mut self: Box<Self>) -> Result<(), ArchiveError> {
         self.check()?;
-        let rest = std::mem::take(&mut self.gathered).freeze();
-        if !rest.is_empty() {
-            self.hand_over(rest).await?;
+        self.seal();
+        if !self.waiting.is_empty() {
+            self.hand_over().await?;
         }
         self.settle().await?;
         if let Some(flushing) = &mut self.flushing {

@@ -21,7 +21,7 @@ use crate::core::{LogEvent, RunObservation};
 use crate::runner::RunnerError;
 
 /// The largest piece of a log.
-const PIECE: usize = 256 * 1024;
+const PIECE: usize = 512 * 1024;
 
 /// How often a log that is followed is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -183,14 +183,10 @@ impl Reader {
                     || Self::is_over(&run)
                     || next.is_some_and(|next| RunDir::log(&run.dir.logs(), index + 1, &next).exists())
                     || run.dir.logs_of_attempt(attempt).exists();
-                let mut piece = vec![0; PIECE];
-                let length = loop {
-                    match file.read(&mut piece) {
-                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                        length => break length.map_err(|error| unavailable("to read a log", error))?,
-                    }
-                };
-                piece.truncate(length);
+                // Not zeroed first: a log that is followed is looked at often and in vain.
+                let mut piece = Vec::with_capacity(PIECE);
+                let most = file.by_ref().take(PIECE as u64).read_to_end(&mut piece);
+                let length = most.map_err(|error| unavailable("to read a log", error))?;
                 if length < PIECE / 4 {
                     // A reader may keep pieces; short ones shall be short in memory too.
                     piece.shrink_to_fit();

@@ -141,7 +141,11 @@ impl SqliteStore {
             .max_lifetime(None)
             .test_before_acquire(false)
             .connect_lazy_with(
-                options.pragma("query_only", "on").pragma("cache_size", cache(settings.reader_cache_kib)),
+                options
+                    .pragma("query_only", "on")
+                    .pragma("cache_size", cache(settings.reader_cache_kib))
+                    // A page crosses from SQLite's thread in a few steps, not row by row.
+                    .row_buffer_size(512),
             );
         let (changes, _) = broadcast::channel(4_096);
         let (writer, task) = Writer::start(Equipment {

@@ -22,7 +22,7 @@ use crate::table::{Row, Table};
 use crate::{Options, Outcome, child, place, proc_fs};
 
 /// Bytes of a piece, as the local runner reads them.
-const PIECE: usize = 256 * 1024;
+const PIECE: usize = 512 * 1024;
 const SHARE: f64 = 0.5;
 const GROWTH_MIB: f64 = 16.0;
 const VALUE: &[u8] = b"{\"found\": true}\n";
@@ -175,9 +175,8 @@ fn pieces(file: File) -> impl futures::Stream<Item = Result<LogEvent, RunnerErro
     };
     futures::stream::try_unfold(file, move |mut file| async move {
         let read = tokio::task::spawn_blocking(move || {
-            let mut piece = vec![0; PIECE];
-            let length = file.read(&mut piece)?;
-            piece.truncate(length);
+            let mut piece = Vec::with_capacity(PIECE);
+            std::io::Read::take(&mut file, PIECE as u64).read_to_end(&mut piece)?;
             std::io::Result::Ok((file, Bytes::from(piece)))
         });
         let (file, bytes) = read.await.map_err(|error| failed(error.into()))?.map_err(|error| failed(error.into()))?;
