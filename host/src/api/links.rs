@@ -65,10 +65,6 @@ impl Base {
         format!("{}/jobs/{id}", self.0)
     }
 
-    pub(super) fn results(&self, id: impl std::fmt::Display) -> String {
-        format!("{}/jobs/{id}/results", self.0)
-    }
-
     pub(super) fn output(&self, id: impl std::fmt::Display, output: &str) -> String {
         format!("{}/jobs/{id}/results/{}", self.0, segment(output))
     }

@@ -1,8 +1,8 @@
 //! `statusInfo.yaml` of a job: the members of 1.0 and, beside them, those that 2.0 renamed. Absent values are left out, never null.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use super::links::{Base, Link, REL_EXCEPTIONS, REL_LOG, REL_RESULTS};
+use super::links::{Base, JSON, REL_EXCEPTIONS, REL_LOG, REL_RESULTS};
 use crate::core::{Job, JobId, JobStatus, ProcessId, Timestamp};
 
 /// A job as clients see it.
@@ -28,12 +28,12 @@ pub(super) struct StatusInfo<'a> {
     updated: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     progress: Option<u8>,
-    links: Vec<Link>,
+    links: JobLinks<'a>,
 }
 
 impl<'a> StatusInfo<'a> {
     /// The job as it stands. One that was removed is shown as dismissed and links to the list only: nothing else is left of it.
-    pub(super) fn new(job: &'a Job, base: &Base) -> Self {
+    pub(super) fn new(job: &'a Job, base: &'a Base) -> Self {
         let removed = job.removed.is_some();
         Self {
             job_id: job.id,
@@ -48,37 +48,75 @@ impl<'a> StatusInfo<'a> {
             finished: job.finished,
             updated: job.updated,
             progress: job.progress,
-            links: if removed { vec![up(base)] } else { links(job, base) },
+            links: JobLinks { job, base },
         }
     }
 }
 
-fn up(base: &Base) -> Link {
-    Link::json("up", base.path("/jobs"), "All jobs")
+/// The links of a job, made while they are written: a page of the list has thousands.
+#[derive(Debug)]
+struct JobLinks<'a> {
+    job: &'a Job,
+    base: &'a Base,
 }
 
-fn links(job: &Job, base: &Base) -> Vec<Link> {
-    let mut links = vec![
-        Link::json("self", base.job(job.id), "This job"),
-        Link::json("monitor", base.job(job.id), "Status of this job"),
-        up(base),
-    ];
-    match job.status {
-        JobStatus::Successful => {
-            links.push(Link {
-                media_type: None,
-                ..Link::json(REL_RESULTS, base.results(job.id), "Results of this job")
-            });
+impl Serialize for JobLinks<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let own = |rel, path, media_type, title| {
+            let href = Href { base: self.base, job: Some(self.job.id), path };
+            JobLink { href, rel, media_type, title }
+        };
+        let up = JobLink {
+            href: Href { base: self.base, job: None, path: "" },
+            rel: "up",
+            media_type: Some(JSON),
+            title: "All jobs",
+        };
+        if self.job.removed.is_some() {
+            return serializer.collect_seq([up]);
         }
-        JobStatus::Failed => links.push(Link {
-            media_type: Some("application/problem+json"),
-            ..Link::json(REL_EXCEPTIONS, base.results(job.id), "Why this job failed")
-        }),
-        JobStatus::Accepted | JobStatus::Running | JobStatus::Dismissed => {}
+        let outcome = match self.job.status {
+            JobStatus::Successful => Some(own(REL_RESULTS, "/results", None, "Results of this job")),
+            JobStatus::Failed => {
+                Some(own(REL_EXCEPTIONS, "/results", Some("application/problem+json"), "Why this job failed"))
+            }
+            JobStatus::Accepted | JobStatus::Running | JobStatus::Dismissed => None,
+        };
+        let links = [
+            Some(own("self", "", Some(JSON), "This job")),
+            Some(own("monitor", "", Some(JSON), "Status of this job")),
+            Some(up),
+            outcome,
+            Some(own(REL_LOG, "/logs", Some("text/plain"), "Log of this job")),
+        ];
+        serializer.collect_seq(links.into_iter().flatten())
     }
-    let log = format!("{}/logs", base.job(job.id));
-    links.push(Link { media_type: Some("text/plain"), ..Link::json(REL_LOG, log, "Log of this job") });
-    links
+}
+
+/// A link (`link.yaml`) to a job or what belongs to it.
+#[derive(Serialize)]
+struct JobLink<'a> {
+    href: Href<'a>,
+    rel: &'static str,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    media_type: Option<&'static str>,
+    title: &'static str,
+}
+
+/// The list, a job, or a resource below it.
+struct Href<'a> {
+    base: &'a Base,
+    job: Option<JobId>,
+    path: &'static str,
+}
+
+impl Serialize for Href<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.job {
+            Some(id) => serializer.collect_str(&format_args!("{}/jobs/{id}{}", self.base.0, self.path)),
+            None => serializer.collect_str(&format_args!("{}/jobs", self.base.0)),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -105,7 +143,8 @@ mod tests {
     use super::*;
 
     fn shown(job: &Job) -> (Value, Vec<String>) {
-        let value = json!(StatusInfo::new(job, &Base("http://h".to_owned())));
+        let base = Base("http://h".to_owned());
+        let value = json!(StatusInfo::new(job, &base));
         let rels =
             value["links"].as_array().unwrap().iter().map(|link| link["rel"].as_str().unwrap().to_owned()).collect();
         (value, rels)
