@@ -162,6 +162,11 @@ pub(super) fn code<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -
     error.as_service_error().and_then(ProvideErrorMetadata::code)
 }
 
+/// Whether the server says that there is no such object. A bare 404 does not: it may be of a wrong bucket, user or endpoint.
+pub(super) fn is_absent<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
+    status(error) == Some(404) && matches!(code(error), Some("NoSuchKey" | "NoSuchVersion" | "NotFound"))
+}
+
 /// What a failed call means. `seconds` is its deadline.
 pub(super) fn failed<E>(
     bucket: &Bucket,
@@ -199,7 +204,7 @@ where
     let bucket = bucket.name.clone();
     match (code, status) {
         ("SignatureDoesNotMatch", _) => S3Error::WrongSecret { action },
-        ("InvalidAccessKeyId", _) => S3Error::UnknownAccessKey { action },
+        ("InvalidAccessKeyId" | "XAdminUserNotFound", _) => S3Error::UnknownAccessKey { action },
         ("ExpiredToken" | "InvalidToken" | "TokenRefreshRequired", _) => S3Error::Expired { action },
         ("RequestTimeTooSkewed", _) => S3Error::Clock { action },
         ("NoSuchBucket", _) => S3Error::NoBucket { action, bucket },

@@ -24,7 +24,7 @@ pub use self::error::S3Error;
 pub use self::settings::{Checksums, Encryption, Settings};
 
 use self::bucket::{Bucket, at_once};
-use self::error::{code, failed, short, status};
+use self::error::{failed, is_absent, short};
 use self::writer::ObjectWriter;
 use super::{Archive, ArchiveError, ArchiveObject, ArchiveWriter, ByteRange};
 
@@ -135,7 +135,7 @@ impl Archive for S3Archive {
         let Some(object) = bucket.key(key) else { return Ok(()) };
         match bucket.client.delete_object().bucket(&bucket.name).key(object).send().await {
             Ok(_) => Ok(()),
-            Err(error) if status(&error) == Some(404) && code(&error) != Some("NoSuchBucket") => Ok(()),
+            Err(error) if is_absent(&error) => Ok(()),
             Err(error) => Err(failed(bucket, "remove an object", bucket.deadline.as_secs(), &error)),
         }
     }

@@ -14,7 +14,7 @@ use futures::stream::BoxStream;
 
 use super::super::{ArchiveError, ArchiveObject, ByteRange, PIECE, resolve};
 use super::bucket::Bucket;
-use super::error::{S3Error, code, failed, reason, status};
+use super::error::{S3Error, failed, is_absent, reason, status};
 
 const ACTION: &str = "read an object";
 
@@ -147,11 +147,11 @@ async fn get(
 }
 
 fn refused(bucket: &Bucket, object: &str, error: &SdkError<GetObjectError, HttpResponse>) -> ArchiveError {
-    match (status(error), code(error)) {
-        (_, Some("NoSuchBucket")) => {}
-        (Some(404), _) => return ArchiveError::NotFound(object.to_owned()),
-        (Some(412), _) => return S3Error::Replaced.into(),
-        _ => {}
+    if is_absent(error) {
+        return ArchiveError::NotFound(object.to_owned());
+    }
+    if status(error) == Some(412) {
+        return S3Error::Replaced.into();
     }
     failed(bucket, ACTION, bucket.deadline.as_secs(), error)
 }

@@ -18,11 +18,11 @@ use super::error::{S3Error, code, failed};
 
 const ACTION: &str = "store an object";
 
-/// So many parts of the first size; after that it doubles every [`STEP`]. With 8 MiB: 40 GiB, and 8 TiB in 10,000 parts.
+/// So many parts of the first size; after that it doubles every [`STEP`]. With 8 MiB: 40 GiB; the 5 TiB of an object fit from 5 MiB on.
 const FIRST_PARTS: u32 = 5_000;
 
 /// So many parts of each larger size.
-const STEP: u32 = 500;
+const STEP: u32 = 450;
 
 /// The parts that an object may have.
 const MOST_PARTS: u32 = 10_000;
@@ -296,8 +296,8 @@ mod tests {
         assert_eq!(part_size(8 * mib, 1), 8 * mib);
         assert_eq!(part_size(8 * mib, 5_000), 8 * mib);
         assert_eq!(part_size(8 * mib, 5_001), 16 * mib);
-        assert_eq!(part_size(8 * mib, 5_500), 16 * mib);
-        assert_eq!(part_size(8 * mib, 5_501), 32 * mib);
+        assert_eq!(part_size(8 * mib, 5_450), 16 * mib);
+        assert_eq!(part_size(8 * mib, 5_451), 32 * mib);
         assert_eq!(part_size(1024 * mib, 10_000), LARGEST_PART);
         for first in [5, 8, 64, 1024] {
             let all: u128 = (1..=MOST_PARTS).map(|number| part_size(first * mib, number) as u128).sum();

@@ -57,6 +57,15 @@ async fn refusals_name_the_setting_to_look_at() {
 }
 
 #[tokio::test]
+async fn a_404_of_something_else_is_not_an_absent_object() {
+    for code in ["XSomething", ""] {
+        let archive = S3Archive::open(&answering(Some((404, code, ""))).await).await.unwrap();
+        assert!(matches!(cause(get(&archive, "a").await.unwrap_err()), S3Error::Refused { status: 404, .. }));
+        assert!(matches!(cause(archive.remove("a").await.unwrap_err()), S3Error::Refused { status: 404, .. }));
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_never_answers_is_given_up() {
     let archive = S3Archive::open(&answering(None).await).await.unwrap();
     let began = Instant::now();
