@@ -153,7 +153,7 @@ impl Archive for DirectoryArchive {
         let opened = blocking(self.deadline, move || match File::open(&path) {
             Ok(file) => {
                 let metadata = file.metadata()?;
-                Ok(metadata.is_file().then(|| (file, metadata.len())))
+                Ok(metadata.is_file().then_some((file, metadata.len())))
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
             Err(error) => Err(error),
