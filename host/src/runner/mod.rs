@@ -1,9 +1,10 @@
-//! The runner: executes plans. [`local`] runs them as processes of this machine.
+//! The runner: executes plans. [`local`] runs them as processes of this machine, [`kubernetes`] as Jobs of a cluster.
 //!
 //! A run is named by its job's id alone, so that every call can be repeated and a server that starts again finds its runs.
 
 #[cfg(any(test, feature = "failpoints"))]
 pub mod contract;
+pub mod kubernetes;
 pub mod local;
 
 use std::sync::Arc;

@@ -1,8 +1,11 @@
 //! The database: every job, its events and outputs, every process and the processors' bytes.
 //!
-//! [`JobStore`] is what the use cases see; [`sqlite`] is the embedded implementation. A write is durable when its call
+//! [`JobStore`] is what the use cases see; [`sqlite`] is the embedded implementation, [`postgres`] the one that replicas share. A write is durable when its call
 //! returns, conditional writes decide races, and nothing here knows what a runner, an archive or a processor is.
 
+mod list;
+pub mod postgres;
+mod rows;
 pub mod sql;
 pub mod sqlite;
 

@@ -7,8 +7,7 @@ mod deployed;
 mod failure;
 mod finish;
 mod insert;
-mod list;
-mod rows;
+mod pages;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -30,7 +29,8 @@ use tokio::task::JoinHandle;
 
 use self::failure::{classify, classify_migration};
 use self::writer::{Equipment, Work, Writer};
-use super::{JobStore, ProcessRow, StoreError};
+use super::rows::{self, Cells as _};
+use super::{JobStore, ProcessRow, StoreError, list};
 use crate::core::job::{Inserted, Transition, UnfinishedJob};
 use crate::core::{
     Digest, FinalRecord, Job, JobDetail, JobFilter, JobId, JobPage, NewJob, OutputRecord, PageKey, Timestamp,
@@ -304,7 +304,7 @@ impl JobStore for SqliteStore {
         self.within(async {
             let query = sqlx::query("select bytes from processors where digest = ?1").bind(digest.to_string());
             let row = query.fetch_optional(&mut *self.reader().await?).await.map_err(classify)?;
-            row.map(|row| rows::column::<Vec<u8>>(&row, 0, "processors.bytes").map(Bytes::from)).transpose()
+            row.map(|row| row.bytes(0, "processors.bytes").map(Bytes::from)).transpose()
         })
         .await
     }

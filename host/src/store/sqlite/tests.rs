@@ -8,11 +8,11 @@ use sqlx::sqlite::SqliteConnection;
 use sqlx::{Connection, Row};
 use tempfile::TempDir;
 
-use super::list::Plan;
 use super::*;
 use crate::core::JobStatus::{self, Running, Successful};
 use crate::store::contract::fixture::{at, inline, job, record, to};
 use crate::store::contract::{contract, history};
+use crate::store::list::{Dialect, Plan};
 
 async fn open() -> (Arc<SqliteStore>, TempDir) {
     let folder = tempfile::tempdir().unwrap();
@@ -265,9 +265,9 @@ fn filters() -> Vec<JobFilter> {
 async fn no_list_reads_without_an_index_or_sorts() {
     let (store, _folder) = open().await;
     for filter in filters() {
-        let plan = Plan::of(&filter).unwrap().unwrap();
+        let plan = Plan::of(&filter, Dialect::Sqlite).unwrap().unwrap();
         let is_loose = filter.process_ids.len() == 40 && filter.statuses.len() != 1;
-        for (sql, is_page) in [(plan.page_sql(), true), (plan.boundary_sql(), false)] {
+        for (sql, is_page) in [(plan.page_sql(10), true), (plan.boundary_sql(10), false)] {
             let found = sqlx::query(AssertSqlSafe(format!("explain query plan {sql}")))
                 .fetch_all(&mut *store.reader().await.unwrap())
                 .await
