@@ -31,6 +31,8 @@ create table jobs (
     relaunchable bigint not null check (relaunchable in (0, 1)),
     -- Whether the process was to be asked who may read and dismiss it.
     guarded bigint not null check (guarded in (0, 1)),
+    -- Whose runs its run is among: repair is theirs alone.
+    runner text collate "C" not null,
     nonce text,
     idempotency_key text collate "C",
     request_sha256 text,

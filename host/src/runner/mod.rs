@@ -56,6 +56,12 @@ pub trait Runner: Send + Sync {
     /// `local` or `kubernetes`.
     fn name(&self) -> &'static str;
 
+    /// Whose runs these are: runners of one scope see the same runs, and only they may take a run that they do not see for lost. At
+    /// most 200 characters, the same after a restart.
+    fn scope(&self) -> &str {
+        self.name()
+    }
+
     /// Whether this plan can be run here at all; a refusal says what is missing.
     fn check(&self, plan: &JobPlan) -> Result<(), RunnerError>;
 

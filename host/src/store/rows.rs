@@ -160,13 +160,14 @@ pub(super) fn output(row: &impl Cells) -> Result<OutputRecord, StoreError> {
     })
 }
 
-/// A row of `id, status, created, updated`.
+/// A row of `id, status, created, updated, runner`.
 pub(super) fn unfinished(row: &impl Cells) -> Result<UnfinishedJob, StoreError> {
     Ok(UnfinishedJob {
         id: parsed(row, 0, "jobs.id")?,
         status: status(row, 1)?,
         created: time(row, 2, "jobs.created")?,
         updated: time(row, 3, "jobs.updated")?,
+        runner: row.text(4, "jobs.runner")?.to_owned(),
     })
 }
 

@@ -16,7 +16,7 @@ macro_rules! contract {
     ($open:path, $try:path) => {
         $crate::store::contract::contract!($open, $try;
             lifecycle: everything_is_read_back, the_same_insert_again_is_new, one_job_for_one_key, a_key_is_a_callers_and_a_processs,
-                one_winner_for_one_key, a_late_event_cannot_revive, one_winner_of_many_transitions, reports_reach_open_jobs_only,
+                one_winner_for_one_key, a_late_event_cannot_revive, what_it_waited_for_is_over_when_it_runs, one_winner_of_many_transitions, reports_reach_open_jobs_only,
                 claims_expire, unfinished_jobs_come_in_pages, changes_are_told_after_the_commit, many_writers_lose_nothing;
             ending: a_final_record_is_written_once, a_dismissed_job_keeps_its_status, outputs_are_kept_byte_for_byte,
                 only_recorded_runs_are_finalized, removal_answers_the_keys_each_time, a_record_behind_a_removal_is_not_lost;

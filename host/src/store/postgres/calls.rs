@@ -76,7 +76,7 @@ impl Calls {
         if C::WRITES {
             match &outcome {
                 Ok(_) => self.note(true),
-                Err(StoreError::Unavailable(_) | StoreError::Timeout(_)) => self.note(false),
+                Err(StoreError::Unavailable(_) | StoreError::Timeout(_) | StoreError::Unconfirmed(_)) => self.note(false),
                 Err(_) => {}
             }
         }
@@ -92,7 +92,10 @@ impl Calls {
         let mut conflicts = 0;
         let mut is_repeated = false;
         loop {
-            let mut lease = self.pool.lease().await?;
+            let mut lease = match self.pool.lease().await {
+                Ok(lease) => lease,
+                Err(error) => return Err(unconfirmed::<C>(error, is_repeated)),
+            };
             if C::WRITES {
                 failpoint::hit("store-before-commit");
             }
@@ -125,12 +128,20 @@ impl Calls {
                 Verdict::Lost => {
                     self.pool.forget();
                     if is_repeated || !C::REPEATABLE {
-                        return Err(error);
+                        return Err(unconfirmed::<C>(error, true));
                     }
                     is_repeated = true;
                 }
             }
         }
+    }
+}
+
+/// What a write answers that was sent before, and whose connection broke.
+fn unconfirmed<C: Call>(error: StoreError, was_sent: bool) -> StoreError {
+    match error {
+        StoreError::Unavailable(cause) if C::WRITES && was_sent => StoreError::Unconfirmed(cause),
+        other => other,
     }
 }
 

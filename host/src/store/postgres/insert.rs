@@ -15,8 +15,8 @@ use crate::store::rows::{self, Cells as _, JOB, NewRow, clean};
 const INSERT: &str = "\
 with new as ( \
     insert into jobs (id, process_id, process_version, processor_digest, caller, status, created, updated, relaunchable, guarded, \
-        nonce, idempotency_key, request_sha256, response, requested_outputs, declared_outputs, inputs, plan) \
-    values ($1, $2, $3, $4, $5, 'accepted', $6, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) \
+        runner, nonce, idempotency_key, request_sha256, response, requested_outputs, declared_outputs, inputs, plan) \
+    values ($1, $2, $3, $4, $5, 'accepted', $6, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) \
     on conflict do nothing returning id, created) \
 insert into job_events (job_id, status, message, at) select id, 'accepted', null, created from new";
 
@@ -73,6 +73,7 @@ impl Call for Insert<'_> {
             .bind(job.created.as_millis())
             .bind(i64::from(job.relaunchable))
             .bind(i64::from(job.request.guarded))
+            .bind(&job.runner)
             .bind(&job.nonce)
             .bind(job.idempotency.as_ref().map(|idempotency| &idempotency.key))
             .bind(job.idempotency.as_ref().map(|idempotency| &idempotency.request_sha256))

@@ -248,6 +248,14 @@ impl JobStore for PostgresStore {
         self.notices.subscribe()
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    async fn shutdown(&self) {
+        Self::shutdown(self).await;
+    }
+
     async fn ready(&self) -> Result<(), StoreError> {
         if self.calls.wrote_within(RECENT) {
             return Ok(());

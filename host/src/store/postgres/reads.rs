@@ -102,7 +102,7 @@ impl Call for Unfinished {
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Vec<UnfinishedJob>, StoreError> {
         let found = sqlx::query(
-            "select id, status, created, updated from jobs \
+            "select id, status, created, updated, runner from jobs \
              where finished is null and id > $1 and updated < $2 order by id limit $3",
         )
         .bind(self.after.map(|id| id.to_string()).unwrap_or_default())

@@ -12,9 +12,9 @@ use crate::store::StoreError;
 
 /// A conflict is either the same call again or a known idempotency key; both are looked at afterwards.
 const INSERT: &str = "\
-insert into jobs (id, process_id, process_version, processor_digest, caller, status, created, updated, relaunchable, guarded, nonce, \
+insert into jobs (id, process_id, process_version, processor_digest, caller, status, created, updated, relaunchable, guarded, runner, nonce, \
     idempotency_key, request_sha256, response, requested_outputs, declared_outputs, inputs, plan) \
-values (?1, ?2, ?3, ?4, ?5, 'accepted', ?6, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16) on conflict do nothing; \
+values (?1, ?2, ?3, ?4, ?5, 'accepted', ?6, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17) on conflict do nothing; \
 insert into job_events (job_id, status, message, at) select ?1, 'accepted', null, ?6 where changes() = 1";
 
 /// A new job with its JSON written out, so that the writer's task does not do it.
@@ -68,6 +68,7 @@ impl Work for Insert {
             .bind(job.created.as_millis())
             .bind(i64::from(job.relaunchable))
             .bind(i64::from(job.request.guarded))
+            .bind(&job.runner)
             .bind(&job.nonce)
             .bind(job.idempotency.as_ref().map(|idempotency| &idempotency.key))
             .bind(job.idempotency.as_ref().map(|idempotency| &idempotency.request_sha256))

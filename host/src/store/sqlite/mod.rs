@@ -269,7 +269,7 @@ impl JobStore for SqliteStore {
     ) -> Result<Vec<UnfinishedJob>, StoreError> {
         self.within(async {
             let found = sqlx::query(
-                "select id, status, created, updated from jobs indexed by jobs_unfinished \
+                "select id, status, created, updated, runner from jobs indexed by jobs_unfinished \
                  where finished is null and id > ?1 and updated < ?2 order by id limit ?3",
             )
             .bind(after.map(|id| id.to_string()).unwrap_or_default())
@@ -315,6 +315,14 @@ impl JobStore for SqliteStore {
 
     fn changes(&self) -> broadcast::Receiver<JobId> {
         self.changes.subscribe()
+    }
+
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    async fn shutdown(&self) {
+        Self::shutdown(self).await;
     }
 
     async fn ready(&self) -> Result<(), StoreError> {

@@ -291,9 +291,9 @@ async fn a_page_looks_at_a_bounded_stretch() {
     let (store, _folder) = open().await;
     let fill = "with recursive n(i) as (select 1 union all select i + 1 from n where i < 12000) \
         insert into jobs (id, process_id, process_version, processor_digest, caller, status, created, started, finished, updated, \
-            relaunchable, guarded, response, requested_outputs, declared_outputs, inputs, plan) \
+            relaunchable, guarded, runner, response, requested_outputs, declared_outputs, inputs, plan) \
         select printf('%08x-0000-7000-8000-000000000000', i), 'p' || (i % 200), '1', '', 'ann', 'successful', i, i, \
-            i + case i when 1 then 9000 else 10 end, i, 1, 0, 'raw', 'null', '{}', '{}', '{}' from n";
+            i + case i when 1 then 9000 else 10 end, i, 1, 0, 'local', 'raw', 'null', '{}', '{}', '{}' from n";
     store.write(Raw(fill)).await.unwrap();
     let long = JobFilter { min_duration_seconds: Some(9), ..JobFilter::default() };
     // More processes than branches, of which one exists: every 200th row.

@@ -21,7 +21,7 @@ async fn a_server_that_was_down_is_used_again() {
     let mut changes = store.changes();
     proxy.set(Line::Cut);
     let refused = store.insert(job("hello", "ann", 1_000)).await;
-    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    assert!(matches!(refused, Err(StoreError::Unavailable(_) | StoreError::Unconfirmed(_))), "{refused:?}");
     assert!(matches!(store.ready().await, Err(StoreError::Unavailable(_))));
     assert!(matches!(store.job(before.id).await, Err(StoreError::Unavailable(_))));
     // Nobody tells the store that is cut off.
@@ -101,7 +101,7 @@ async fn a_lock_and_a_full_queue_are_told() {
     sqlx::raw_sql("begin; lock table jobs in access exclusive mode").execute(&mut other).await.unwrap();
     let many = futures::future::join_all((0..10).map(|_| store.insert(job("hello", "ann", 1)))).await;
     let count = |wanted: fn(&StoreError) -> bool| many.iter().filter(|got| got.as_ref().is_err_and(wanted)).count();
-    let is_stuck = |error: &StoreError| matches!(error, StoreError::Timeout(_) | StoreError::Unavailable(_));
+    let is_stuck = |error: &StoreError| matches!(error, StoreError::Timeout(_) | StoreError::Unavailable(_) | StoreError::Unconfirmed(_));
     assert_eq!((count(is_stuck), count(|error| matches!(error, StoreError::Overloaded))), (2, 8), "{many:?}");
     sqlx::raw_sql("rollback").execute(&mut other).await.unwrap();
     store.insert(job("hello", "ann", 1)).await.unwrap();
@@ -121,7 +121,7 @@ async fn a_standby_is_unavailable_until_it_is_not() {
     let end = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
     database.execute(end).await;
     let refused = store.insert(job("hello", "ann", 1)).await;
-    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    assert!(matches!(refused, Err(StoreError::Unavailable(_) | StoreError::Unconfirmed(_))), "{refused:?}");
     assert!(matches!(store.ready().await, Err(StoreError::Unavailable(_))));
     database.execute(&format!("begin read write; {}; commit", read_only("off"))).await;
     store.insert(job("hello", "ann", 1)).await.unwrap();

@@ -10,9 +10,9 @@ use crate::store::list::{Dialect, Plan};
 
 const FILL: &str = "\
 insert into jobs (id, process_id, process_version, processor_digest, caller, status, created, started, finished, updated, \
-    relaunchable, guarded, response, requested_outputs, declared_outputs, inputs, plan) \
+    relaunchable, guarded, runner, response, requested_outputs, declared_outputs, inputs, plan) \
 select lpad(to_hex(i), 8, '0') || '-0000-7000-8000-000000000000', 'p' || (i % 200), '1', '', 'c' || (i % 7), 'successful', i, i, \
-    i + case i when 1 then 9000 else 10 end, i, 1, 0, 'raw', 'null', '{}', '{}', '{}' from generate_series(1, 40000) as i; \
+    i + case i when 1 then 9000 else 10 end, i, 1, 0, 'local', 'raw', 'null', '{}', '{}', '{}' from generate_series(1, 40000) as i; \
 analyze jobs";
 
 /// Every shape of filter.
