@@ -136,6 +136,32 @@ async fn what_one_accepts_the_other_shows() {
     assert!(pair.cluster.objects("logs/").is_empty() && pair.cluster.objects("results/").is_empty());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_result_can_come_from_the_bucket_itself() {
+    let Some(cluster) = Cluster::if_any() else { return };
+    let runs = tempfile::tempdir().unwrap();
+    let through = Server::replica(&cluster, options(runs.path()));
+    let signing = Server::replica(&cluster, options(runs.path()).env("VESPIARY_S3_PRESIGN", "true"));
+    let id = through.client().submit("count", &json!({ "seconds": 0 })).await;
+    through.client().ended(&id).await;
+    let path = format!("/jobs/{id}/results/text");
+    assert_eq!(through.client().get(&path).await.expect(200).body.len(), 600_000);
+    let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    let sent = http.get(format!("{}{path}", signing.url())).send().await.unwrap();
+    assert_eq!(sent.status(), 307);
+    assert_eq!(sent.headers()["cache-control"], "no-store");
+    let address = sent.headers()["location"].to_str().unwrap();
+    assert!(!address.contains(&std::env::var("TEST_S3_SECRET").unwrap()));
+    let bytes = http.get(address).send().await.unwrap();
+    assert_eq!(bytes.headers()["content-type"], "text/plain");
+    assert_eq!(bytes.bytes().await.unwrap().len(), 600_000);
+    // The results as such come through the API, and so does the head of one.
+    assert_eq!(signing.client().get(&format!("/jobs/{id}/results")).await.expect(200).body.len(), 600_000);
+    let head = signing.client().send(Method::HEAD, &path, &[], "").await.expect(200);
+    assert_eq!(head.header("content-length"), "600000");
+    drop((through, signing, cluster));
+}
+
 /// Links of a document as another server writes them.
 fn rebase(value: &mut Value, from: &str, to: &str) {
     match value {

@@ -73,6 +73,12 @@ pub trait Archive: Send + Sync {
     /// Removes an object. One that is not there is fine.
     async fn remove(&self, key: &str) -> Result<(), ArchiveError>;
 
+    /// An address at which a client gets the object without this server, for some minutes, as a file of this name and media type; `None`
+    /// where clients are not to be sent away.
+    async fn address(&self, _key: &str, _filename: &str, _media_type: &str) -> Result<Option<String>, ArchiveError> {
+        Ok(None)
+    }
+
     /// Where the object is or will be, for people: `file:///…` or `s3://bucket/key`.
     fn uri(&self, key: &str) -> String;
 

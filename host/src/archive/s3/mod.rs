@@ -41,6 +41,8 @@ pub struct S3Archive {
     /// When the probe was stored last.
     proven: Arc<ArcSwapOption<Instant>>,
     prefix_was_completed: bool,
+    /// For how long addresses are signed, where they are to be.
+    presign: Option<Duration>,
 }
 
 impl S3Archive {
@@ -54,7 +56,8 @@ impl S3Archive {
         if prefix_was_completed {
             tracing::warn!(prefix = %bucket.prefix, "the prefix of the s3 archive did not end in '/': it was appended");
         }
-        Ok(Self { bucket, proven: Arc::default(), prefix_was_completed })
+        let presign = settings.presign.then(|| Duration::from_secs(settings.presign_seconds.into()));
+        Ok(Self { bucket, proven: Arc::default(), prefix_was_completed, presign })
     }
 
     /// Whether a `/` was appended to the prefix.
@@ -137,6 +140,13 @@ impl Archive for S3Archive {
             Ok(_) => Ok(()),
             Err(error) if is_absent(&error) => Ok(()),
             Err(error) => Err(failed(bucket, "remove an object", bucket.deadline.as_secs(), &error)),
+        }
+    }
+
+    async fn address(&self, key: &str, filename: &str, media_type: &str) -> Result<Option<String>, ArchiveError> {
+        match self.presign {
+            Some(expires) => Ok(Some(self.presigned(key, expires, filename, media_type).await?)),
+            None => Ok(None),
         }
     }
 

@@ -38,6 +38,11 @@ pub struct Settings {
     pub deadline_ms: u64,
     /// Milliseconds after which joining the parts of an object is given up; the server takes its time for thousands.
     pub finish_deadline_ms: u64,
+    /// Whether who asks for one large result by its link is sent on to the bucket, with an address that is signed for so many seconds as
+    /// `presign_seconds` says. Clients must reach the endpoint then. Otherwise all bytes come through the server.
+    pub presign: bool,
+    /// Seconds for which such an address works, for anybody who has it. 1 to 604800.
+    pub presign_seconds: u32,
 }
 
 /// How the server encrypts objects.
@@ -82,6 +87,8 @@ impl Default for Settings {
             parts_in_flight: 2,
             deadline_ms: 30_000,
             finish_deadline_ms: 600_000,
+            presign: false,
+            presign_seconds: 300,
         }
     }
 }
@@ -104,6 +111,8 @@ impl std::fmt::Debug for Settings {
             .field("parts_in_flight", &self.parts_in_flight)
             .field("deadline_ms", &self.deadline_ms)
             .field("finish_deadline_ms", &self.finish_deadline_ms)
+            .field("presign", &self.presign)
+            .field("presign_seconds", &self.presign_seconds)
             .finish()
     }
 }
@@ -152,6 +161,7 @@ impl Settings {
         add("part_mib", !(5..=1024).contains(&self.part_mib), "is not between 5 and 1024");
         add("parts_in_flight", !(1..=64).contains(&self.parts_in_flight), "is not between 1 and 64");
         add("deadline_ms", self.deadline_ms == 0, "is 0");
+        add("presign_seconds", !(1..=604_800).contains(&self.presign_seconds), "is not between 1 and 604800");
         add("finish_deadline_ms", self.finish_deadline_ms == 0, "is 0");
         problems
     }

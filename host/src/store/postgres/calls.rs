@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use sqlx::postgres::PgConnection;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::failure::{Verdict, verdict};
+use super::failure::{Verdict, is_answer, verdict};
 use super::pool::Pool;
 use crate::failpoint;
 use crate::store::StoreError;
@@ -91,10 +91,12 @@ impl Calls {
     async fn attempts<C: Call>(&self, call: &C) -> Result<Done<C::Answer>, StoreError> {
         let mut conflicts = 0;
         let mut is_repeated = false;
+        // Whether an attempt broke off without a word of the server: it may have taken place.
+        let mut is_open = false;
         loop {
             let mut lease = match self.pool.lease().await {
                 Ok(lease) => lease,
-                Err(error) => return Err(unconfirmed::<C>(error, is_repeated)),
+                Err(error) => return Err(unconfirmed::<C>(error, is_open)),
             };
             if C::WRITES {
                 failpoint::hit("store-before-commit");
@@ -110,6 +112,7 @@ impl Calls {
                 Err(error) => error,
             };
             let verdict = verdict(&error);
+            is_open |= verdict == Verdict::Lost && !is_answer(&error);
             if verdict != Verdict::Lost && lease.is_alive().await {
                 lease.give_back();
             } else {
@@ -128,7 +131,7 @@ impl Calls {
                 Verdict::Lost => {
                     self.pool.forget();
                     if is_repeated || !C::REPEATABLE {
-                        return Err(unconfirmed::<C>(error, true));
+                        return Err(unconfirmed::<C>(error, is_open));
                     }
                     is_repeated = true;
                 }
@@ -137,10 +140,10 @@ impl Calls {
     }
 }
 
-/// What a write answers that was sent before, and whose connection broke.
-fn unconfirmed<C: Call>(error: StoreError, was_sent: bool) -> StoreError {
+/// What a write answers that was sent, and whose connection broke before the answer.
+fn unconfirmed<C: Call>(error: StoreError, is_open: bool) -> StoreError {
     match error {
-        StoreError::Unavailable(cause) if C::WRITES && was_sent => StoreError::Unconfirmed(cause),
+        StoreError::Unavailable(cause) if C::WRITES && is_open => StoreError::Unconfirmed(cause),
         other => other,
     }
 }

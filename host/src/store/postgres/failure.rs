@@ -48,6 +48,11 @@ pub(super) fn verdict(error: &StoreError) -> Verdict {
     }
 }
 
+/// Whether the server itself said so: then the statement was undone.
+pub(super) fn is_answer(error: &StoreError) -> bool {
+    matches!(error, StoreError::Unavailable(sqlx::Error::Database(_)))
+}
+
 fn code(error: &sqlx::Error) -> Option<String> {
     error.as_database_error()?.code().map(std::borrow::Cow::into_owned)
 }

@@ -121,7 +121,7 @@ async fn a_standby_is_unavailable_until_it_is_not() {
     let end = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
     database.execute(end).await;
     let refused = store.insert(job("hello", "ann", 1)).await;
-    assert!(matches!(refused, Err(StoreError::Unavailable(_) | StoreError::Unconfirmed(_))), "{refused:?}");
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
     assert!(matches!(store.ready().await, Err(StoreError::Unavailable(_))));
     database.execute(&format!("begin read write; {}; commit", read_only("off"))).await;
     store.insert(job("hello", "ann", 1)).await.unwrap();
