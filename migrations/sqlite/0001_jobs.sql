@@ -30,6 +30,8 @@ create table jobs (
     relaunchable integer not null check (relaunchable in (0, 1)),
     -- Whether the process was to be asked who may read and dismiss it.
     guarded integer not null check (guarded in (0, 1)),
+    -- Whose runs its run is among: repair is theirs alone.
+    runner text not null,
     nonce text,
     idempotency_key text,
     request_sha256 text,

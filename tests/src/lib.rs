@@ -1,10 +1,14 @@
 //! What end-to-end tests are written with: a real server process in a folder of its own, and a client that speaks HTTP to it.
 
 mod client;
+pub mod cluster;
+mod folder;
 mod server;
 pub mod workspace;
 
 pub use client::{Answer, Client};
+pub use cluster::{Cluster, local_only};
+pub use folder::Folder;
 pub use server::{Server, ServerOptions};
 
 use std::time::{Duration, Instant};

@@ -1,12 +1,13 @@
 //! A server process under test.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::{Client, workspace};
+use crate::{Client, Cluster, Folder, workspace};
 
 /// How a server is started.
 #[derive(Debug, Clone, Default)]
@@ -35,10 +36,10 @@ impl ServerOptions {
     }
 }
 
-/// A running server, killed when dropped. Its data outlives it until the [`tempfile::TempDir`] of the first start is dropped.
+/// A running server, killed when dropped. Its data outlives it until the [`Folder`] is dropped.
 pub struct Server {
     child: Child,
-    folder: Arc<tempfile::TempDir>,
+    folder: Arc<Folder>,
     options: ServerOptions,
     url: String,
     token: Option<String>,
@@ -55,19 +56,23 @@ impl Server {
     /// A server in a new folder.
     #[must_use]
     pub fn with(options: ServerOptions) -> Self {
-        let folder = Arc::new(tempfile::tempdir().expect("a temporary folder"));
-        std::fs::create_dir(folder.path().join("plugins")).expect("a folder for processors");
-        Self::launch(folder, options, None)
+        Self::launch(Folder::new(), options, None)
     }
 
-    fn launch(folder: Arc<tempfile::TempDir>, options: ServerOptions, token: Option<String>) -> Self {
+    /// A replica in a new folder, with the backends of others.
+    #[must_use]
+    pub fn replica(cluster: &Arc<Cluster>, options: ServerOptions) -> Self {
+        Self::launch(Folder::on(Arc::clone(cluster)), options, None)
+    }
+
+    fn launch(folder: Arc<Folder>, options: ServerOptions, token: Option<String>) -> Self {
         let started = Self::try_launch(Arc::clone(&folder), options, token);
         started.unwrap_or_else(|log| panic!("the server did not start:\n{log}"))
     }
 
     /// Starts a server in this folder; its log when it ends before it serves.
     pub fn try_launch(
-        folder: Arc<tempfile::TempDir>,
+        folder: Arc<Folder>,
         options: ServerOptions,
         token: Option<String>,
     ) -> Result<Self, String> {
@@ -89,7 +94,7 @@ impl Server {
             .env_remove("RUST_BACKTRACE")
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        for (name, value) in &options.env {
+        for (name, value) in folder.env().iter().chain(&options.env) {
             command.env(name, value);
         }
         let first_start = !folder.path().join("data/token.sha256").exists() && !options.config.contains("tokens:");
@@ -156,7 +161,7 @@ impl Server {
 
     /// The folder itself, to keep it when the server goes.
     #[must_use]
-    pub fn keep_folder(&self) -> Arc<tempfile::TempDir> {
+    pub fn keep_folder(&self) -> Arc<Folder> {
         Arc::clone(&self.folder)
     }
 
@@ -213,12 +218,25 @@ impl Server {
     pub fn cli(&self, args: &[&str]) -> (i32, String, String) {
         let mut command = Command::new(workspace::program());
         command.args(args).env("VESPIARY_URL", &self.url).current_dir(self.folder());
+        command.envs(self.folder.env());
         if let Some(token) = &self.token {
             command.env("VESPIARY_TOKEN", token);
         }
         let output = command.output().expect("the program runs");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+    }
+
+    /// Key and size of the archive's objects whose keys begin so.
+    #[must_use]
+    pub fn archived(&self, beginning: &str) -> BTreeMap<String, u64> {
+        self.folder.archived(beginning)
+    }
+
+    /// How many runs the runner still has.
+    #[must_use]
+    pub fn runs_left(&self) -> usize {
+        std::fs::read_dir(self.folder().join("data/runs")).expect("the runs' folder").count()
     }
 
     /// Asks the history: an array of objects.

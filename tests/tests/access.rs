@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use vespiary_tests::{Server, ServerOptions};
+use vespiary_tests::{Folder, Server, ServerOptions};
 
 fn hash(token: &str) -> String {
     Sha256::digest(token.as_bytes()).iter().fold("sha256:".to_owned(), |text, byte| format!("{text}{byte:02x}"))
@@ -143,7 +143,7 @@ async fn the_environment_of_a_container_is_the_contract_and_nothing_else() {
 
 #[test]
 fn an_empty_token_is_refused_at_start() {
-    let folder = std::sync::Arc::new(tempfile::tempdir().unwrap());
+    let folder = Folder::new();
     let options = ServerOptions::default().env("PYGEOAPI_K8S_MANAGER_API_TOKEN", "");
     let log = Server::try_launch(folder, options, None).map(|_| ()).unwrap_err();
     assert!(log.contains("PYGEOAPI_K8S_MANAGER_API_TOKEN is empty"), "{log}");

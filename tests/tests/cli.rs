@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 use vespiary_tests::workspace::{processor, program, root};
-use vespiary_tests::{Server, ServerOptions};
+use vespiary_tests::{Server, ServerOptions, local_only};
 
 fn server() -> Server {
     let config = format!(
@@ -162,6 +162,9 @@ fn a_log_is_shown_and_followed_and_has_a_receipt() {
 
 #[test]
 fn the_history_is_asked_in_sql() {
+    if local_only() {
+        return;
+    }
     let server = server();
     done(&server, &["run", "hello-world", "name=Ada, \"the first\"", "--wait"]);
     let ask = |more: &[&'static str]| done(&server, &[&["sql", "--data", "data"], more].concat());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use vespiary_tests::{Server, ServerOptions, until};
+use vespiary_tests::{Folder, Server, ServerOptions, until};
 
 /// Each place, and whether the client has its answer by then.
 const PLACES: &[(&str, bool)] = &[
@@ -89,8 +89,7 @@ async fn killed_at(place: &str, answered: bool, inline_kib: u32) {
     assert_eq!(ran, format!("ran {id}\n"), "{place}: it ran once, as this job");
     // Nothing of the run is left behind.
     until(&format!("the run of {place} to be released"), Duration::from_secs(45), || async {
-        let left = std::fs::read_dir(server.folder().join("data/runs")).unwrap().count();
-        (left == 0).then_some(())
+        (server.runs_left() == 0).then_some(())
     })
     .await;
     let history = server.sql("select id, status, exit_code, log_size from job_history");
@@ -169,8 +168,7 @@ async fn killed_while_jobs_run() {
 /// Kills the server before or behind its so-manieth commit, wherever in an execution that is.
 async fn killed_at_commit(place: &str, number: u32) {
     let runs = tempfile::tempdir().unwrap();
-    let folder = Arc::new(tempfile::tempdir().unwrap());
-    std::fs::create_dir(folder.path().join("plugins")).unwrap();
+    let folder = Folder::new();
     let options = ServerOptions::default().config(&config(runs.path()));
     let cut = options.clone().env("FAILPOINTS", format!("{place}={number}*off->return"));
     let Ok(mut server) = Server::try_launch(Arc::clone(&folder), cut, None) else {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use vespiary_tests::{Server, ServerOptions, until};
+use vespiary_tests::{Folder, Server, ServerOptions, local_only, until};
 
 fn run(program: &str, args: &[&str]) -> bool {
     Command::new(program).args(args).output().is_ok_and(|output| output.status.success())
@@ -43,8 +43,10 @@ impl Drop for SmallDisk<'_> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk() {
-    let folder = Arc::new(tempfile::tempdir().unwrap());
-    std::fs::create_dir(folder.path().join("plugins")).unwrap();
+    if local_only() {
+        return;
+    }
+    let folder = Folder::new();
     let data = folder.path().join("data");
     let Some(disk) = SmallDisk::mount(&data, 48) else {
         assert!(std::env::var_os("VESPIARY_TEST_ALL").is_none(), "a small file system cannot be mounted");
@@ -94,8 +96,7 @@ async fn a_full_disk() {
 
 #[test]
 fn a_data_folder_that_cannot_be_written_to() {
-    let folder = Arc::new(tempfile::tempdir().unwrap());
-    std::fs::create_dir(folder.path().join("plugins")).unwrap();
+    let folder = Folder::new();
     // A file where the folder should be: true for every user, root too.
     std::fs::write(folder.path().join("data"), "in the way").unwrap();
     let log = Server::try_launch(Arc::clone(&folder), ServerOptions::default(), None).map(|_| ()).unwrap_err();
@@ -106,8 +107,10 @@ fn a_data_folder_that_cannot_be_written_to() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_only_data_folder() {
-    let folder = Arc::new(tempfile::tempdir().unwrap());
-    std::fs::create_dir(folder.path().join("plugins")).unwrap();
+    if local_only() {
+        return;
+    }
+    let folder = Folder::new();
     let data = folder.path().join("data");
     let Some(disk) = SmallDisk::mount(&data, 48) else {
         assert!(std::env::var_os("VESPIARY_TEST_ALL").is_none(), "a small file system cannot be mounted");
@@ -140,8 +143,7 @@ fn a_second_server_on_the_same_folder_is_turned_away() {
 
 #[test]
 fn a_wrong_configuration_is_told_as_a_whole_before_anything_listens() {
-    let folder = Arc::new(tempfile::tempdir().unwrap());
-    std::fs::create_dir(folder.path().join("plugins")).unwrap();
+    let folder = Folder::new();
     let options =
         ServerOptions::default().config("server: { listn: x }\njobs: { finish_concurrency: many }\nnonsense: 1\n");
     let log = Server::try_launch(folder, options, None).map(|_| ()).unwrap_err();

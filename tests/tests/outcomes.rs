@@ -46,13 +46,13 @@ async fn a_large_result_is_in_the_archive_and_goes_with_its_job() {
     assert_eq!(client.ended(&id).await["status"], "successful");
     let whole = client.get(&format!("/jobs/{id}/results")).await.expect(200);
     assert!(whole.body.len() == 600_000 && whole.text().starts_with("0123456789\n0123"));
-    let object = server.folder().join(format!("data/archive/results/{id}/0"));
-    assert_eq!(std::fs::metadata(&object).unwrap().len(), 600_000);
+    let key = format!("results/{id}/0");
+    assert_eq!(server.archived("results/").get(&key), Some(&600_000));
     let path = format!("/jobs/{id}/results/text");
     let part = client.send(Method::GET, &path, &[("range", "bytes=11-20")], "").await.expect(206);
     assert_eq!(part.text(), "0123456789");
     client.delete(&format!("/jobs/{id}")).await.expect(200);
-    assert!(!object.exists(), "it is removed with its job");
+    assert!(server.archived("results/").is_empty(), "it is removed with its job");
 }
 
 #[tokio::test(flavor = "multi_thread")]

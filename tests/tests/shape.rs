@@ -18,7 +18,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("api", &["jobs", "core"]),
     ("finalizer", &["jobs", "core"]),
     // The configuration is made of the settings of every part, and of nothing else of them.
-    ("config", &["api", "core", "jobs", "processor", "runner", "store", "telemetry"]),
+    ("config", &["api", "archive", "core", "jobs", "processor", "runner", "store", "telemetry"]),
     ("app", &["api", "finalizer", "jobs", "store", "archive", "processor", "runner", "core", "config"]),
     ("cli", &["app", "config", "failpoint", "telemetry", "jobs", "processor", "runner", "store", "core"]),
 ];
@@ -27,6 +27,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
 const CRATES: &[(&str, &[&str])] = &[
     ("axum", &["api"]),
     ("sqlx", &["store"]),
+    ("aws_config", &["archive"]),
+    ("aws_sdk_s3", &["archive"]),
+    ("aws_smithy_http_client", &["archive"]),
+    ("kube", &["runner"]),
+    ("k8s_openapi", &["runner"]),
     ("wasmtime", &["processor"]),
     ("wasmtime_wasi", &["processor"]),
     ("reqwest", &["cli"]),

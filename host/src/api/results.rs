@@ -10,10 +10,10 @@ use axum::extract::State;
 use axum::response::Response;
 use futures::StreamExt as _;
 use http::header::{
-    ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
-    HeaderMap, LINK,
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_SECURITY_POLICY,
+    CONTENT_TYPE, ETAG, HeaderMap, LINK, LOCATION,
 };
-use http::{HeaderValue, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 use uuid::Uuid;
 
 use super::access::Caller;
@@ -54,6 +54,7 @@ pub(super) async fn one(
     State(state): State<ApiState>,
     Caller(caller): Caller,
     Path((id, output)): Path<(String, String)>,
+    method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let results = state.jobs().results(&caller, &id).await?;
@@ -63,7 +64,25 @@ pub(super) async fn one(
         let kind = if results.request.outputs.0.is_some() { RESULT_NOT_AVAILABLE } else { NO_SUCH_OUTPUT };
         return Err(Problem::new(kind, format!("job {} has no output '{shown}'", results.job.id)));
     };
+    // The signature is for GET alone.
+    if method == Method::GET && !ranges::is_known(&headers, &ranges::etag(&found.sha256)) {
+        let name = format!("{}-{}", results.job.id, found.id);
+        if let Some(address) = state.jobs().output_address(found, &name).await? {
+            return elsewhere(&address);
+        }
+    }
     value(&state, results.job.id, found, &headers).await
+}
+
+/// Sends the client to where the bytes are. The address is good for this moment and this client: nobody keeps the answer.
+fn elsewhere(address: &str) -> Result<Response, Problem> {
+    let location = HeaderValue::from_str(address)
+        .map_err(|_| Problem::new(RESULT_NOT_AVAILABLE, "the archive's address cannot stand in a header".to_owned()))?;
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
+    response.headers_mut().insert(LOCATION, location);
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
 }
 
 /// The answer with a successful job's results.

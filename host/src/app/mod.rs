@@ -1,5 +1,6 @@
 //! The composition root: builds every part from the configuration, runs them, stops them in order.
 
+mod backends;
 mod data_dir;
 
 use std::net::SocketAddr;
@@ -13,15 +14,13 @@ use tokio_util::sync::CancellationToken;
 
 use self::data_dir::DataDir;
 use crate::api::{self, ApiState};
-use crate::archive::directory::DirectoryArchive;
 use crate::config::{Config, Plugins};
 use crate::core::Policy;
 use crate::finalizer::{Finalizer, Limits};
 use crate::jobs::{Jobs, Parts, Sources};
 use crate::processor::{ProcessorHost, Registry};
 use crate::runner::Runner;
-use crate::runner::local::LocalRunner;
-use crate::store::sqlite::SqliteStore;
+use crate::store::JobStore;
 
 /// How long work that is under way at a stop may take.
 const DRAIN: Duration = Duration::from_secs(20);
@@ -52,6 +51,9 @@ pub enum AppError {
         #[source]
         source: std::io::Error,
     },
+    /// A part that the configuration asks for is not in the program.
+    #[error("{0} is not in this build: choose another runner.kind")]
+    NotInThisBuild(&'static str),
     /// A part could not be started.
     #[error("cannot start the {part}")]
     Part {
@@ -75,8 +77,8 @@ pub struct App {
     jobs: Arc<Jobs>,
     sources: Sources,
     finalizer: Finalizer,
-    runner: Arc<LocalRunner>,
-    store: Arc<SqliteStore>,
+    runner: Arc<dyn Runner>,
+    store: Arc<dyn JobStore>,
     stop: CancellationToken,
     token: Option<String>,
     // Held to the end: it is what keeps a second server out.
@@ -99,7 +101,10 @@ impl App {
             jobs,
             capture,
             store,
+            postgres,
+            s3,
             runner,
+            kubernetes,
             telemetry: _,
         } = config;
         let Plugins { folder: _, poll_ms, shipped } = plugins;
@@ -112,10 +117,9 @@ impl App {
         let verify = Arc::clone(&table);
         let policy =
             Policy::new(&policy).map_err(|wrong| AppError::Part { part: "policy", source: wrong.join("; ").into() })?;
-        let store = SqliteStore::open(&database, &store).await.map_err(part("database"))?;
-        let archive = DirectoryArchive::open(data.folder("archive")?).await.map_err(part("archive"))?;
-        let program = std::env::current_exe().map_err(part("local runner"))?;
-        let runner = Arc::new(LocalRunner::open(runner, data.path(), program).await.map_err(part("local runner"))?);
+        let store = backends::store(&store, &postgres, &database).await?;
+        let archive = backends::archive(&s3, &data).await?;
+        let runner = backends::runner(runner, kubernetes, &data).await?;
         let host = ProcessorHost::new(
             &processor,
             &data.folder("compiled")?,
@@ -128,9 +132,9 @@ impl App {
             longest_pause: Duration::from_secs(u64::from(jobs.retry_max_seconds.max(1))),
         };
         let jobs = Jobs::new(Parts {
-            store: Arc::clone(&store) as _,
-            archive: Arc::new(archive),
-            runner: Arc::clone(&runner) as _,
+            store: Arc::clone(&store),
+            archive,
+            runner: Arc::clone(&runner),
             registry,
             policy,
             spool_dir: data.folder("spool")?,

@@ -1,4 +1,4 @@
-//! The archive: logs and large results as objects by key. [`directory`] keeps them as files.
+//! The archive: logs and large results as objects by key. [`directory`] keeps them as files, [`s3`] in a bucket.
 //!
 //! A key is `/`-separated segments of `[A-Za-z0-9._-]`, none of them `.` or `..`. An object appears whole or not at all, and storing
 //! the same key again replaces it.
@@ -6,10 +6,14 @@
 #[cfg(any(test, feature = "failpoints"))]
 pub mod contract;
 pub mod directory;
+pub mod s3;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+
+/// The largest piece of a body, in bytes.
+const PIECE: usize = 1024 * 1024;
 
 /// Why the archive did not do as asked.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +73,12 @@ pub trait Archive: Send + Sync {
     /// Removes an object. One that is not there is fine.
     async fn remove(&self, key: &str) -> Result<(), ArchiveError>;
 
+    /// An address at which a client gets the object without this server, for some minutes, as a file of this name and media type; `None`
+    /// where clients are not to be sent away.
+    async fn address(&self, _key: &str, _filename: &str, _media_type: &str) -> Result<Option<String>, ArchiveError> {
+        Ok(None)
+    }
+
     /// Where the object is or will be, for people: `file:///…` or `s3://bucket/key`.
     fn uri(&self, key: &str) -> String;
 
@@ -84,4 +94,28 @@ pub trait ArchiveWriter: Send {
 
     /// Makes the object durable and readable.
     async fn finish(self: Box<Self>) -> Result<(), ArchiveError>;
+}
+
+/// Whether this is a key: `/`-separated segments of `[A-Za-z0-9._-]`, none of them `.` or `..`, none longer than a file name may be.
+fn is_key(key: &str) -> bool {
+    let segment = |text: &str| {
+        !matches!(text, "" | "." | "..")
+            && text.len() <= 255
+            && text.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-'))
+    };
+    key.len() <= 1024 && key.split('/').all(segment)
+}
+
+/// First byte and length of a range of an object of this size.
+fn resolve(range: Option<ByteRange>, size: u64) -> Result<(u64, u64), ArchiveError> {
+    let outside = || ArchiveError::RangeNotSatisfiable { size };
+    match range {
+        None => Ok((0, size)),
+        Some(ByteRange::Last(0)) => Err(outside()),
+        Some(ByteRange::Last(count)) => Ok((size.saturating_sub(count), count.min(size))),
+        Some(ByteRange::From { first, last }) => {
+            let end = last.map_or(size, |last| last.saturating_add(1).min(size));
+            if first >= size || end <= first { Err(outside()) } else { Ok((first, end - first)) }
+        }
+    }
 }

@@ -8,7 +8,11 @@ use serde_json::{Map, Value, json};
 use super::{Config, form, original};
 
 /// Variables that are not keys of the configuration: they speak to the command line or to tests.
-const OTHER_VARIABLES: [&str; 3] = ["VESPIARY_CONFIG", "VESPIARY_URL", "VESPIARY_TOKEN"];
+const OTHER_VARIABLES: [&str; 5] =
+    ["VESPIARY_CONFIG", "VESPIARY_URL", "VESPIARY_TOKEN", "VESPIARY_E2E", "VESPIARY_PORT"];
+
+/// Beginnings of such variables. In a pod beside a Service named `vespiary` the kubelet sets the last two, and `VESPIARY_PORT`.
+const OTHER_BEGINNINGS: [&str; 3] = ["VESPIARY_TEST_", "VESPIARY_SERVICE_", "VESPIARY_PORT_"];
 
 /// Why there is no configuration to start with.
 #[derive(Debug, thiserror::Error)]
@@ -62,11 +66,12 @@ pub fn load(
     for (name, value) in env {
         if let Some(key) = name.strip_prefix("VESPIARY_")
             && !OTHER_VARIABLES.contains(&name.as_str())
-            && !name.starts_with("VESPIARY_TEST_")
+            && !OTHER_BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
         {
             set_variable(&mut document, &schema, name, &key.to_ascii_lowercase(), value, &mut wrong);
         }
     }
+    original::complete(&mut document, env, &mut wrong, &mut notes);
     let text = |path: &PathBuf| Value::from(path.to_string_lossy().into_owned());
     if let Some(listen) = &overrides.listen {
         set(&mut document, "server", "listen", Value::from(listen.as_str()));

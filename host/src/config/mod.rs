@@ -4,13 +4,17 @@
 mod form;
 mod load;
 mod original;
+mod sections;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::load::{ConfigError, Overrides, load};
-use crate::{api, core, jobs, processor, runner, store, telemetry};
+pub use self::sections::{Runner, RunnerKind, Store};
+use crate::{api, archive, core, jobs, processor, runner, store, telemetry};
 
 /// Everything that can be configured. JSON and YAML names are the fields' names.
 #[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
@@ -35,9 +39,15 @@ pub struct Config {
     /// How logs and results are captured.
     pub capture: jobs::capture::Settings,
     /// The database.
-    pub store: store::sqlite::Settings,
-    /// The local runner.
-    pub runner: runner::local::Settings,
+    pub store: Store,
+    /// How the connections to a PostgreSQL server are used, where `store.url` names one.
+    pub postgres: store::postgres::Settings,
+    /// The bucket of logs and large results; without `s3.bucket` they are files in the data folder.
+    pub s3: archive::s3::Settings,
+    /// What runs plans.
+    pub runner: Runner,
+    /// The Kubernetes runner, where `runner.kind` asks for it.
+    pub kubernetes: runner::kubernetes::Settings,
     /// The server's own log.
     pub telemetry: telemetry::Settings,
 }
@@ -73,8 +83,11 @@ impl Default for Config {
             policy: core::policy::Settings::default(),
             jobs: jobs::Settings::default(),
             capture: jobs::capture::Settings::default(),
-            store: store::sqlite::Settings::default(),
-            runner: runner::local::Settings::default(),
+            store: Store::default(),
+            postgres: store::postgres::Settings::default(),
+            s3: archive::s3::Settings::default(),
+            runner: Runner::default(),
+            kubernetes: runner::kubernetes::Settings::default(),
             telemetry: telemetry::Settings::default(),
         }
     }
@@ -100,6 +113,12 @@ impl Config {
                 found.iter().map(|one| format!("{place}{}: {}", one.pointer.replace('/', "."), one.message)).collect(),
             );
         }
+        add("store", self.store.violations());
+        if self.s3 != archive::s3::Settings::default() {
+            // They begin with the key in quotes.
+            add("s3", self.s3.problems().iter().map(|one| one.replacen('\'', "", 2)).collect());
+        }
+        add("kubernetes", self.kubernetes.violations());
         // These begin with the whole key.
         wrong.extend(core::Policy::new(&self.policy).err().unwrap_or_default());
         wrong.extend(self.telemetry.violation());
@@ -112,7 +131,7 @@ impl Config {
         self.plugins.folder.clone().unwrap_or_else(|| self.data_dir.join("plugins"))
     }
 
-    /// The database file.
+    /// The database file, where `store.url` names no server.
     #[must_use]
     pub fn database(&self) -> PathBuf {
         self.data_dir.join("vespiary.db")
@@ -122,8 +141,12 @@ impl Config {
     #[must_use]
     pub fn masked(&self) -> serde_json::Value {
         let mut shown = serde_json::to_value(self).unwrap_or_default();
-        let secret = ["token", "api_token", "password", "secret", "key", "sha256", "value"];
+        let secret =
+            ["token", "api_token", "password", "secret", "key", "secret_key", "access_key", "sha256", "value"];
         mask(&mut shown, &secret);
+        if let Some(serde_json::Value::String(url)) = shown.pointer_mut("/store/url") {
+            *url = sections::without_password(url);
+        }
         shown
     }
 }

@@ -59,6 +59,8 @@ pub struct NewJob {
     /// Whether plan and inputs as stored are what was asked, so that a launch lost in a crash can be done again. False
     /// when a secret was masked in them.
     pub relaunchable: bool,
+    /// Whose runs its run will be among: the scope of the runner that launches it.
+    pub runner: String,
     /// When it was accepted.
     pub created: Timestamp,
 }
@@ -190,4 +192,6 @@ pub struct UnfinishedJob {
     pub created: Timestamp,
     /// When it last changed.
     pub updated: Timestamp,
+    /// As in [`NewJob::runner`].
+    pub runner: String,
 }

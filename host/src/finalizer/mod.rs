@@ -21,6 +21,9 @@ use crate::jobs::{Finished, Jobs};
 /// First pause between two attempts for one job; doubled up to the configured longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
+/// Longest pause while another replica has the claim: with the spread at most 5 s, so that a dead one's job is taken over soon.
+const LONGEST_TURN: Duration = Duration::from_secs(4);
+
 /// How finalizing is spread.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -107,8 +110,7 @@ impl Finalizer {
             self.observed(run);
         }
         let Ok(turn) = Arc::clone(&self.repairing).try_acquire_owned() else { return };
-        // At the start every row without a run is a leftover, but for those that are being launched, which repair knows.
-        let age = if self.first_list { Duration::ZERO } else { self.jobs.repair_age() };
+        let age = if self.first_list { self.jobs.first_repair_age() } else { self.jobs.repair_age() };
         self.first_list = false;
         let jobs = Arc::clone(&self.jobs);
         self.spawn(async move {
@@ -172,6 +174,7 @@ impl Finalizer {
 
 /// Finalizes one job, as often as it takes.
 async fn finish(jobs: &Jobs, permits: &Semaphore, mut pauses: Pauses, id: JobId, exit: &ExitState) {
+    let mut turns = Pauses::new(pauses.longest.min(LONGEST_TURN));
     loop {
         let outcome = {
             let Ok(_permit) = permits.acquire().await else { return };
@@ -179,12 +182,15 @@ async fn finish(jobs: &Jobs, permits: &Semaphore, mut pauses: Pauses, id: JobId,
         };
         match outcome {
             Ok(Finished::Done | Finished::Foreign) => return,
-            Ok(Finished::Claimed) => tracing::debug!(job.id = %id, "another replica finalizes this job"),
+            Ok(Finished::Claimed) => {
+                tracing::debug!(job.id = %id, "another replica finalizes this job");
+                turns.wait().await;
+            }
             Err(cause) => {
                 tracing::warn!(job.id = %id, error = &cause as &dyn std::error::Error, "could not finalize; tried again");
+                pauses.wait().await;
             }
         }
-        pauses.wait().await;
     }
 }
 

@@ -157,7 +157,9 @@ impl Error {
             Self::Processor(_) | Self::InvalidPlan(_) => ErrorKind::ProcessorFailed,
             Self::NotRunnable(_) => ErrorKind::NotRunnable,
             Self::RangeNotSatisfiable { .. } => ErrorKind::RangeNotSatisfiable,
-            Self::Store(StoreError::Unavailable(_) | StoreError::Timeout(_)) => ErrorKind::Unavailable,
+            Self::Store(StoreError::Unavailable(_) | StoreError::Timeout(_) | StoreError::Unconfirmed(_)) => {
+                ErrorKind::Unavailable
+            }
             Self::Archive(ArchiveError::Unavailable(_) | ArchiveError::Timeout(_)) => ErrorKind::Unavailable,
             Self::Runner(RunnerError::Unavailable { .. }) => ErrorKind::Unavailable,
             Self::Store(_)

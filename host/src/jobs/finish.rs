@@ -33,22 +33,26 @@ impl Jobs {
     pub async fn finish(&self, id: JobId, exit: &ExitState) -> Result<Finished, Error> {
         let now = Timestamp::now();
         let until = now + Duration::from_secs(u64::from(self.settings.claim_seconds));
-        let Some(detail) = self.store.detail(id).await? else {
+        let Some(mut detail) = self.store.detail(id).await? else {
             tracing::warn!(job.id = %id, "a run that ended has no job in this database; it is left alone");
             return Ok(Finished::Foreign);
         };
-        if detail.job.status.is_final() && detail.receipt.is_some() {
-            if detail.job.removed.is_some() {
-                self.sweep(id).await?;
-            }
-            self.runner.release(id).await?;
+        if self.released(&detail).await? {
             return Ok(Finished::Done);
         }
         if !self.store.claim(id, &self.owner, now, until).await? {
             return Ok(Finished::Claimed);
         }
         failpoint::hit("finish-claimed");
-        let Some(finished) = self.holding(id, self.record(&detail, exit)).await else { return Ok(Finished::Claimed) };
+        if self.store.is_shared() {
+            // Another replica may have recorded it between the two; capturing what is left of a released run would replace its log.
+            detail = self.store.detail(id).await?.unwrap_or(detail);
+            if self.released(&detail).await? {
+                let _ = self.store.unclaim(id, &self.owner).await;
+                return Ok(Finished::Done);
+            }
+        }
+        let Some(finished) = self.holding(id, &self.owner, self.record(&detail, exit)).await else { return Ok(Finished::Claimed) };
         if finished.is_err() {
             // The next attempt, ours or another replica's, need not wait for the claim to run out.
             let _ = self.store.unclaim(id, &self.owner).await;
@@ -63,15 +67,33 @@ impl Jobs {
         Ok(Finished::Done)
     }
 
+    /// Lets the run of a job go whose record is complete; false when it is not.
+    async fn released(&self, detail: &JobDetail) -> Result<bool, Error> {
+        let id = detail.job.id;
+        if !detail.job.status.is_final() || detail.receipt.is_none() {
+            return Ok(false);
+        }
+        if detail.job.removed.is_some() {
+            self.sweep(id).await?;
+        }
+        self.runner.release(id).await?;
+        Ok(true)
+    }
+
     /// Renews the claim on a job while work on it goes on, however long that takes. `None` when another replica has it now: then the
     /// work is dropped.
-    async fn holding<T>(&self, id: JobId, work: impl Future<Output = T>) -> Option<T> {
+    pub(super) async fn holding<T>(
+        &self,
+        id: JobId,
+        owner: &str,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
         let span = Duration::from_secs(u64::from(self.settings.claim_seconds.max(1)));
         let lost = async {
             loop {
                 tokio::time::sleep(span / 3).await;
                 let now = Timestamp::now();
-                match self.store.claim(id, &self.owner, now, now + span).await {
+                match self.store.claim(id, owner, now, now + span).await {
                     Ok(true) => {}
                     Ok(false) => return,
                     Err(cause) => {

@@ -109,6 +109,14 @@ impl Jobs {
         }
     }
 
+    /// Where a client gets the bytes of a large output without this server, if it is to be sent there.
+    pub async fn output_address(&self, output: &OutputRecord, filename: &str) -> Result<Option<String>, Error> {
+        match &output.body {
+            OutputBody::Archived { key } => Ok(self.archive.address(key, filename, &output.media_type).await?),
+            OutputBody::Inline(_) => Ok(None),
+        }
+    }
+
     /// The log, live or archived. With `follow` it ends when the job does; a range wins over `follow`.
     pub async fn log(
         &self,

@@ -22,8 +22,10 @@ impl Jobs {
             let page = self.store.unfinished(before, after, PAGE).await?;
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.id);
-            for job in page.iter().filter(|job| !runs.contains(&job.id)) {
-                if let Err(cause) = self.repair_one(job).await {
+            // What another runner's runs are among is not seen in this list.
+            let ours = page.iter().filter(|job| job.runner == self.runner.scope());
+            for job in ours.filter(|job| !runs.contains(&job.id)) {
+                if let Err(cause) = self.repair_claimed(job, before).await {
                     tracing::warn!(job.id = %job.id, error = &cause as &dyn std::error::Error, "could not repair a job; tried again later");
                 }
             }
@@ -36,15 +38,45 @@ impl Jobs {
         Duration::from_secs(u64::from(self.settings.repair_after_seconds.max(1)))
     }
 
-    async fn repair_one(&self, job: &UnfinishedJob) -> Result<(), Error> {
+    /// The same for the first list. A database that nobody shares has no launch under way but this server's own, which repair
+    /// knows: every row without a run is a leftover. In a shared one it may be another replica's launch.
+    #[must_use]
+    pub fn first_repair_age(&self) -> Duration {
+        if self.store.is_shared() { self.repair_age() } else { Duration::ZERO }
+    }
+
+    /// Replicas see the same rows at the same time: one of them repairs a job, and none while another launches or finalizes it.
+    async fn repair_claimed(&self, job: &UnfinishedJob, before: Timestamp) -> Result<(), Error> {
         if self.launching.has(job.id) {
             return Ok(());
         }
-        // The list is older than this moment: the run may be there by now.
+        if !self.store.is_shared() {
+            return self.repair_one(job, before).await;
+        }
+        // Not the name under which this server finalizes: that is another's work, too.
+        let owner = format!("{}/repair", self.owner);
+        let now = Timestamp::now();
+        let until = now + Duration::from_secs(u64::from(self.settings.claim_seconds.max(1)));
+        if !self.store.claim(job.id, &owner, now, until).await? {
+            return Ok(());
+        }
+        let repaired = self.repair_one(job, before).await;
+        if let Err(cause) = self.store.unclaim(job.id, &owner).await {
+            tracing::debug!(job.id = %job.id, error = &cause as &dyn std::error::Error, "a claim is left to expire");
+        }
+        repaired
+    }
+
+    async fn repair_one(&self, job: &UnfinishedJob, before: Timestamp) -> Result<(), Error> {
+        let Some(detail) = self.store.detail(job.id).await? else { return Ok(()) };
+        // The page is older than this moment: somebody may have looked after the job by now.
+        if detail.job.updated >= before && self.store.is_shared() {
+            return Ok(());
+        }
+        // Behind the row: a run that the row tells of was there before it.
         if self.runner.state(job.id).await?.is_some() {
             return Ok(());
         }
-        let Some(detail) = self.store.detail(job.id).await? else { return Ok(()) };
         if detail.job.status == JobStatus::Running {
             tracing::warn!(job.id = %job.id, "a running job has no run any more");
             return self.fail_lost(job.id).await;

@@ -80,6 +80,7 @@ impl Jobs {
             plan: masked.plan,
             nonce: nonce.clone(),
             relaunchable: !masked.lossy,
+            runner: self.runner.scope().to_owned(),
             created: Timestamp::now(),
         };
         let launch =
@@ -159,7 +160,7 @@ impl Jobs {
             Ok(Inserted::Existing(existing)) => return Ok((*existing, true)),
             Ok(Inserted::KeyReused) => return Err(Error::IdempotencyKeyReused),
             Err(cause) => {
-                if matches!(cause, StoreError::Timeout(_)) {
+                if matches!(cause, StoreError::Timeout(_) | StoreError::Unconfirmed(_)) {
                     // The row may appear yet, and the client is about to be told that it is not there.
                     let jobs = Arc::clone(&self);
                     self.tasks.spawn(async move { jobs.give_up(launch.job_id, held).await });
@@ -219,8 +220,26 @@ impl Jobs {
         }
     }
 
-    /// Launches a job whose secrets are kept nowhere, so that [`super::repair`] cannot do it.
+    /// Launches a job whose secrets are kept nowhere, so that [`super::repair`] cannot do it. Other replicas see by the claim that
+    /// somebody still tries.
     async fn keep_launching(&self, launch: Launch, _held: Held) {
+        let id = launch.job_id;
+        let owner = format!("{}/launch", self.owner);
+        let span = Duration::from_secs(u64::from(self.settings.claim_seconds.max(1)));
+        for _ in 0..LAUNCH_ATTEMPTS {
+            let now = Timestamp::now();
+            match self.store.claim(id, &owner, now, now + span).await {
+                Ok(true) => break,
+                // Whoever looks after it now finds it too young to be given up.
+                Ok(false) | Err(_) => tokio::time::sleep(Duration::from_millis(500)).await,
+            }
+        }
+        self.holding(id, &owner, self.try_launching(launch)).await;
+        // Who finalizes the job need not wait for the claim to run out.
+        let _ = self.store.unclaim(id, &owner).await;
+    }
+
+    async fn try_launching(&self, launch: Launch) {
         let mut pause = Duration::from_millis(500);
         for _ in 0..LAUNCH_ATTEMPTS {
             tokio::time::sleep(pause).await;

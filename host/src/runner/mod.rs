@@ -1,9 +1,10 @@
-//! The runner: executes plans. [`local`] runs them as processes of this machine.
+//! The runner: executes plans. [`local`] runs them as processes of this machine, [`kubernetes`] as Jobs of a cluster.
 //!
 //! A run is named by its job's id alone, so that every call can be repeated and a server that starts again finds its runs.
 
 #[cfg(any(test, feature = "failpoints"))]
 pub mod contract;
+pub mod kubernetes;
 pub mod local;
 
 use std::sync::Arc;
@@ -54,6 +55,12 @@ pub struct Launch {
 pub trait Runner: Send + Sync {
     /// `local` or `kubernetes`.
     fn name(&self) -> &'static str;
+
+    /// Whose runs these are: runners of one scope see the same runs, and only they may take a run that they do not see for lost. At
+    /// most 200 characters, the same after a restart.
+    fn scope(&self) -> &str {
+        self.name()
+    }
 
     /// Whether this plan can be run here at all; a refusal says what is missing.
     fn check(&self, plan: &JobPlan) -> Result<(), RunnerError>;

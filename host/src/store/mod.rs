@@ -1,8 +1,11 @@
 //! The database: every job, its events and outputs, every process and the processors' bytes.
 //!
-//! [`JobStore`] is what the use cases see; [`sqlite`] is the embedded implementation. A write is durable when its call
+//! [`JobStore`] is what the use cases see; [`sqlite`] is the embedded implementation, [`postgres`] the one that replicas share. A write is durable when its call
 //! returns, conditional writes decide races, and nothing here knows what a runner, an archive or a processor is.
 
+mod list;
+pub mod postgres;
+mod rows;
 pub mod sql;
 pub mod sqlite;
 
@@ -30,6 +33,9 @@ pub enum StoreError {
     /// The call took longer than its deadline. Whether it took place is not known; every call can be repeated.
     #[error("the database did not answer within {0} s")]
     Timeout(u64),
+    /// The connection broke in the middle of a write. Whether it took place is not known; every call can be repeated.
+    #[error("the database did not confirm a write")]
+    Unconfirmed(#[source] sqlx::Error),
     /// A row does not hold what it must.
     #[error("{what} in the database is not readable")]
     Corrupt {
@@ -132,6 +138,12 @@ pub trait JobStore: Send + Sync {
 
     /// Ids of jobs whose row changed, after each commit. A receiver that lags must read what it waits for.
     fn changes(&self) -> broadcast::Receiver<JobId>;
+
+    /// Whether other servers may use it at the same time.
+    fn is_shared(&self) -> bool;
+
+    /// Refuses new calls, ends what is under way and closes it. Doing it again does nothing.
+    async fn shutdown(&self);
 
     /// Whether a write would succeed now; for readiness.
     async fn ready(&self) -> Result<(), StoreError>;

@@ -22,13 +22,10 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use self::writer::FileWriter;
-use super::{Archive, ArchiveError, ArchiveObject, ArchiveWriter, ByteRange};
+use super::{Archive, ArchiveError, ArchiveObject, ArchiveWriter, ByteRange, PIECE, is_key, resolve};
 
 /// The folder in which objects grow. No key may begin with it.
 const GROWING: &str = ".tmp";
-
-/// The largest piece of a body, and of one write to the disk.
-const PIECE: usize = 1024 * 1024;
 
 /// Settings of the directory archive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -77,18 +74,13 @@ impl DirectoryArchive {
 
     /// The file of an object, if the key is one.
     fn path_of(&self, key: &str) -> Option<PathBuf> {
-        is_key(key).then(|| self.root.join(key))
+        path_below(&self.root, key)
     }
 }
 
-/// Whether this is a key: `/`-separated segments of `[A-Za-z0-9._-]`, none of them `.` or `..`, none longer than a file name may be.
-fn is_key(key: &str) -> bool {
-    let segment = |text: &str| {
-        !matches!(text, "" | "." | "..")
-            && text.len() <= 255
-            && text.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-'))
-    };
-    key.len() <= 1024 && key.split('/').all(segment) && key.split('/').next() != Some(GROWING)
+/// The file of a key below the root, if it is a key and not of the folder in which objects grow.
+fn path_below(root: &Path, key: &str) -> Option<PathBuf> {
+    (is_key(key) && key.split('/').next() != Some(GROWING)).then(|| root.join(key))
 }
 
 /// Removes what writers of servers that are gone left behind. A living writer holds a lock on its file.
@@ -118,20 +110,6 @@ async fn blocking<T: Send + 'static>(
 
 fn unavailable(error: io::Error) -> ArchiveError {
     ArchiveError::Unavailable(Box::new(error))
-}
-
-/// First byte and length of a range of an object of this size.
-fn resolve(range: Option<ByteRange>, size: u64) -> Result<(u64, u64), ArchiveError> {
-    let outside = || ArchiveError::RangeNotSatisfiable { size };
-    match range {
-        None => Ok((0, size)),
-        Some(ByteRange::Last(0)) => Err(outside()),
-        Some(ByteRange::Last(count)) => Ok((size.saturating_sub(count), count.min(size))),
-        Some(ByteRange::From { first, last }) => {
-            let end = last.map_or(size, |last| last.saturating_add(1).min(size));
-            if first >= size || end <= first { Err(outside()) } else { Ok((first, end - first)) }
-        }
-    }
 }
 
 /// The bytes of an open file, in pieces. A file that is shorter than it was is an error, not a short answer.

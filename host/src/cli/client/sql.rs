@@ -50,7 +50,11 @@ impl Sql {
         };
         let mut out = std::io::BufWriter::new(std::io::stdout().lock());
         super::http::block_on(async {
-            Ok(sql::query(&config.database(), &self.statement, format, self.max_rows, &mut out).await?)
+            let (statement, max_rows) = (self.statement.as_str(), self.max_rows);
+            match &config.store.url {
+                Some(url) => Ok(sql::query_url(url, statement, format, max_rows, &mut out).await?),
+                None => Ok(sql::query(&config.database(), statement, format, max_rows, &mut out).await?),
+            }
         })?;
         out.flush()?;
         Ok(ExitCode::SUCCESS)

@@ -14,6 +14,7 @@ mod observe;
 mod places;
 mod run_dir;
 pub mod shim;
+mod scope;
 mod spec;
 mod tasks;
 
@@ -94,6 +95,7 @@ impl ShimProgram {
 /// The local runner. Its tasks and streams end when it is dropped; its runs go on.
 pub struct LocalRunner {
     inner: Arc<Inner>,
+    scope: String,
 }
 
 impl Drop for LocalRunner {
@@ -129,9 +131,9 @@ impl LocalRunner {
             // Absolute: shims work elsewhere.
             let runs = fs::canonicalize(runs)?;
             run_dir::discard_half_made(&runs)?;
-            Ok::<_, std::io::Error>(runs)
+            Ok::<_, std::io::Error>((runs, scope::of(&data_dir)?))
         });
-        let runs_dir =
+        let (runs_dir, scope) =
             prepared.await.map_err(|stopped| unavailable(WHAT, stopped))?.map_err(|error| unavailable(WHAT, error))?;
         let inner = Arc::new(Inner::new(settings, shim, runs_dir));
         let reader = Arc::clone(&inner);
@@ -147,7 +149,7 @@ impl LocalRunner {
         }
         let data_dir = inner.runs_dir.parent().unwrap_or(&inner.runs_dir).to_owned();
         tasks::spawn(&inner, &data_dir);
-        Ok(Self { inner })
+        Ok(Self { inner, scope })
     }
 }
 
@@ -198,6 +200,10 @@ fn launch_in_slot(inner: &Arc<Inner>, run: &Arc<Run>, slot: &mut Slot, launch: &
 impl Runner for LocalRunner {
     fn name(&self) -> &'static str {
         "local"
+    }
+
+    fn scope(&self) -> &str {
+        &self.scope
     }
 
     fn check(&self, plan: &JobPlan) -> Result<(), RunnerError> {

@@ -31,6 +31,7 @@ pub(in crate::store) fn job(process: &str, caller: &str, created: i64) -> NewJob
         plan: JobPlan { retries: 3, deadline_seconds: Some(60), ..JobPlan::default() },
         nonce: Some("n0nce".to_owned()),
         relaunchable: true,
+        runner: "local".to_owned(),
         created: at(created),
     }
 }

@@ -6,7 +6,7 @@ use futures::future::join_all;
 
 use super::fixture::{at, job, keyed, record, to};
 use crate::core::JobStatus::{Accepted, Dismissed, Failed, Running, Successful};
-use crate::core::job::Inserted;
+use crate::core::job::{Inserted, Transition};
 use crate::core::{EndReason, JobId, NewJob};
 use crate::store::JobStore;
 
@@ -92,6 +92,16 @@ pub(in crate::store) async fn a_late_event_cannot_revive(store: &dyn JobStore) {
     assert_eq!(store.detail(id).await.unwrap().unwrap().reason, Some(EndReason::Cancelled));
 }
 
+pub(in crate::store) async fn what_it_waited_for_is_over_when_it_runs(store: &dyn JobStore) {
+    let id = accepted(store).await;
+    store.report(id, None, Some("waiting: no node has room".to_owned()), at(1_500)).await.unwrap();
+    let (running, _) = store.transition(Transition { message: None, ..to(id, Running, 2_000) }).await.unwrap().unwrap();
+    assert_eq!(running.message, None);
+    store.report(id, None, Some("half of it".to_owned()), at(2_500)).await.unwrap();
+    let (failed, _) = store.transition(Transition { message: None, ..to(id, Failed, 3_000) }).await.unwrap().unwrap();
+    assert_eq!(failed.message.as_deref(), Some("half of it"), "what it did last is kept");
+}
+
 pub(in crate::store) async fn one_winner_of_many_transitions(store: &dyn JobStore) {
     for round in 0..10 {
         let id = accepted(store).await;
@@ -159,6 +169,7 @@ pub(in crate::store) async fn unfinished_jobs_come_in_pages(store: &dyn JobStore
     }
     assert_eq!(seen, want);
     let all = store.unfinished(at(10_001), None, 100).await.unwrap();
+    assert!(all.iter().all(|job| job.runner == "local"));
     assert_eq!(all.len(), want.len() + 5, "updated at 10,000 is before 10,001");
     assert!(all.iter().all(|job| job.created == at(1_000)));
 }

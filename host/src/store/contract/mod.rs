@@ -7,12 +7,16 @@ pub(super) mod history;
 pub(super) mod lifecycle;
 pub(super) mod listing;
 
-/// Makes a test of each promise. `$open` is an async function that answers a store and what must outlive it.
+/// Makes a test of each promise. `$open` is an async function that answers a store and what must outlive it; `$try` makes an option of
+/// that: `None` where there is nothing to try it with.
 macro_rules! contract {
     ($open:path) => {
-        $crate::store::contract::contract!($open;
+        $crate::store::contract::contract!($open, Some);
+    };
+    ($open:path, $try:path) => {
+        $crate::store::contract::contract!($open, $try;
             lifecycle: everything_is_read_back, the_same_insert_again_is_new, one_job_for_one_key, a_key_is_a_callers_and_a_processs,
-                one_winner_for_one_key, a_late_event_cannot_revive, one_winner_of_many_transitions, reports_reach_open_jobs_only,
+                one_winner_for_one_key, a_late_event_cannot_revive, what_it_waited_for_is_over_when_it_runs, one_winner_of_many_transitions, reports_reach_open_jobs_only,
                 claims_expire, unfinished_jobs_come_in_pages, changes_are_told_after_the_commit, many_writers_lose_nothing;
             ending: a_final_record_is_written_once, a_dismissed_job_keeps_its_status, outputs_are_kept_byte_for_byte,
                 only_recorded_runs_are_finalized, removal_answers_the_keys_each_time, a_record_behind_a_removal_is_not_lost;
@@ -21,11 +25,11 @@ macro_rules! contract {
                 nothing_outside_is_listed;
         );
     };
-    ($open:path; $($module:ident: $($promise:ident),+;)+) => {
+    ($open:path, $try:path; $($module:ident: $($promise:ident),+;)+) => {
         $($(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $promise() {
-                let (store, _guard) = $open().await;
+                let Some((store, _guard)) = $try($open().await) else { return };
                 $crate::store::contract::$module::$promise(&*store).await;
             }
         )+)+

@@ -1,8 +1,10 @@
-//! `vespiary sql`: one reading statement on the SQLite file, printed as it comes, while the server runs.
+//! `vespiary sql`: one reading statement on the SQLite file or the PostgreSQL database, printed as it comes, while the server runs.
 //!
-//! Invariant: nothing is written. The file is opened read-only, the connection refuses writes, and only a single statement that
-//! begins with a reading word is taken, so that neither `attach` nor `pragma` is reached. Memory does not grow with the rows.
+//! Invariant: nothing is written. An SQLite file is opened read-only, the connection refuses writes, and only a single statement that
+//! begins with a reading word is taken, so that neither `attach` nor `pragma` is reached;
+//! a PostgreSQL session reads in a read-only transaction. Memory does not grow with the rows.
 
+mod postgres;
 mod print;
 mod statement;
 #[cfg(test)]
@@ -16,6 +18,7 @@ use futures::StreamExt;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, Column, ConnectOptions, Connection, Executor, Row, Statement};
 
+pub use self::postgres::query_url;
 use self::print::Printer;
 
 /// How rows are printed.
@@ -45,6 +48,9 @@ pub enum SqlError {
         #[source]
         source: sqlx::Error,
     },
+    /// The database server cannot be reached, or refuses.
+    #[error("cannot reach the database: {}", message(.0))]
+    Reach(#[source] sqlx::Error),
     /// The text has no statement.
     #[error("there is no statement")]
     Empty,

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use sqlx::postgres::PgValueRef;
 use sqlx::sqlite::{Sqlite, SqliteValueRef};
 use sqlx::{Decode, TypeInfo, ValueRef};
 
@@ -15,6 +16,7 @@ const MEASURED_BYTES: usize = 1 << 20;
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Cell {
     Null,
+    Truth(bool),
     Integer(i64),
     Real(f64),
     Text(String),
@@ -38,10 +40,32 @@ pub(super) fn value(raw: SqliteValueRef<'_>) -> Cell {
     read.unwrap_or(Cell::Null)
 }
 
+/// Takes a value as PostgreSQL writes it, in a session that answers with text.
+pub(super) fn written(raw: &PgValueRef<'_>) -> Cell {
+    if raw.is_null() {
+        return Cell::Null;
+    }
+    let kind = raw.type_info().name().to_owned();
+    let Ok(text) = raw.as_str() else {
+        return Cell::Null;
+    };
+    let read = match kind.as_str() {
+        "BOOL" => Some(Cell::Truth(text == "t")),
+        "INT2" | "INT4" | "INT8" => text.parse().ok().map(Cell::Integer),
+        "FLOAT4" | "FLOAT8" => text.parse().ok().map(Cell::Real),
+        // Sums of integers are of this type.
+        "NUMERIC" => text.parse().ok().map(Cell::Integer).or_else(|| text.parse().ok().map(Cell::Real)),
+        "BYTEA" => text.strip_prefix("\\x").and_then(|digits| hex::decode(digits).ok()).map(Cell::Blob),
+        _ => None,
+    };
+    read.unwrap_or_else(|| Cell::Text(text.to_owned()))
+}
+
 impl Cell {
     fn text(&self) -> String {
         match self {
             Self::Null => String::new(),
+            Self::Truth(truth) => truth.to_string(),
             Self::Integer(number) => number.to_string(),
             Self::Real(number) => real(*number),
             Self::Text(text) => text.clone(),
@@ -56,6 +80,7 @@ impl Cell {
     fn json(&self) -> serde_json::Value {
         match self {
             Self::Null => serde_json::Value::Null,
+            Self::Truth(truth) => (*truth).into(),
             Self::Integer(number) => (*number).into(),
             // Infinity is no JSON number: null.
             Self::Real(number) => (*number).into(),

@@ -1,4 +1,4 @@
-//! Whether a text is one statement that reads. It looks at quotes and comments alone; SQLite judges the rest.
+//! Whether a text is one statement that reads. It looks at quotes and comments alone; the database judges the rest.
 
 use super::SqlError;
 
@@ -7,15 +7,7 @@ const READING: [&str; 4] = ["select", "with", "values", "explain"];
 
 /// The one statement in the text, without the `;` behind it.
 pub(super) fn reading(text: &str) -> Result<&str, SqlError> {
-    let first = blank(text, 0);
-    let Some(begin) = text.get(first..).filter(|rest| !rest.is_empty() && !rest.starts_with(';')) else {
-        return Err(SqlError::Empty);
-    };
-    let word: String = begin.chars().take_while(|c| c.is_alphanumeric() || *c == '_').take(40).collect();
-    if !READING.iter().any(|known| word.eq_ignore_ascii_case(known)) {
-        let shown = if word.is_empty() { begin.chars().take(1).collect() } else { word };
-        return Err(SqlError::NotReading(shown));
-    }
+    let (first, begin) = beginning(text)?;
     let end = first + end_of_statement(begin);
     let mut rest = end;
     while text.get(rest..).is_some_and(|rest| rest.starts_with(';')) {
@@ -26,6 +18,20 @@ pub(super) fn reading(text: &str) -> Result<&str, SqlError> {
         return Err(SqlError::Several { line });
     }
     Ok(text.get(first..end).unwrap_or_default())
+}
+
+/// Where the first statement begins, and the text from there. It begins with a reading word.
+pub(super) fn beginning(text: &str) -> Result<(usize, &str), SqlError> {
+    let first = blank(text, 0);
+    let Some(begin) = text.get(first..).filter(|rest| !rest.is_empty() && !rest.starts_with(';')) else {
+        return Err(SqlError::Empty);
+    };
+    let word: String = begin.chars().take_while(|c| c.is_alphanumeric() || *c == '_').take(40).collect();
+    if !READING.iter().any(|known| word.eq_ignore_ascii_case(known)) {
+        let shown = if word.is_empty() { begin.chars().take(1).collect() } else { word };
+        return Err(SqlError::NotReading(shown));
+    }
+    Ok((first, begin))
 }
 
 /// The position behind blanks and comments that begin at `from`.

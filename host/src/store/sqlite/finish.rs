@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use sqlx::sqlite::SqliteConnection;
 
 use super::failure::classify;
-use super::rows::{self, JOB, json_text};
-use super::status::{clean, job_by_id, sources};
+use super::rows::{self, Cells as _, JOB, clean, json_text, known_keys, sources, stored_size};
+use super::status::job_by_id;
 use super::writer::Work;
 use crate::core::{CaptureReceipt, FinalRecord, Job, JobId, JobStatus, OutputBody, Timestamp};
 use crate::store::StoreError;
@@ -80,10 +80,6 @@ impl Finish {
     }
 }
 
-fn stored_size(bytes: u64) -> i64 {
-    i64::try_from(bytes).unwrap_or(i64::MAX)
-}
-
 #[async_trait]
 impl Work for Finish {
     type Answer = Option<Job>;
@@ -125,7 +121,7 @@ impl Work for Finish {
             self.write_outputs(connection, &id).await?;
         } else {
             // The client removed the job before its record came: nobody may read the outputs, but somebody must delete them.
-            let mut keys = known_keys(rows::column(row, 11, "jobs.removed_keys")?)?;
+            let mut keys = known_keys(row.text_if_any(11, "jobs.removed_keys")?)?;
             keys.extend(record.outputs.iter().filter_map(|output| match &output.body {
                 OutputBody::Archived { key } => Some(key.clone()),
                 OutputBody::Inline(_) => None,
@@ -135,10 +131,6 @@ impl Work for Finish {
         changed.push(job.id);
         Ok(Some(job))
     }
-}
-
-fn known_keys(text: Option<&str>) -> Result<Vec<String>, StoreError> {
-    text.map_or_else(|| Ok(Vec::new()), |text| rows::json(text, "jobs.removed_keys"))
 }
 
 async fn keep_keys(connection: &mut SqliteConnection, id: &str, keys: &[String]) -> Result<(), StoreError> {
@@ -174,15 +166,15 @@ impl Work for Remove {
                 .await
                 .map_err(classify)?;
         let Some(row) = found else { return Ok(None) };
-        let removed = rows::column::<Option<i64>>(&row, 0, "jobs.removed")?;
-        let mut keys = known_keys(rows::column(&row, 1, "jobs.removed_keys")?)?;
-        let receipt = rows::column::<Option<&str>>(&row, 2, "jobs.receipt")?;
+        let removed = row.integer_if_any(0, "jobs.removed")?;
+        let mut keys = known_keys(row.text_if_any(1, "jobs.removed_keys")?)?;
+        let receipt = row.text_if_any(2, "jobs.receipt")?;
         let log = receipt.map(|text| rows::json::<CaptureReceipt>(text, "jobs.receipt")).transpose()?;
         if removed.is_none() {
             let archived =
                 "select archive_key from job_outputs where job_id = ?1 and archive_key is not null order by position";
             for row in sqlx::query(archived).bind(&id).fetch_all(&mut *connection).await.map_err(classify)? {
-                keys.push(rows::column(&row, 0, "job_outputs.archive_key")?);
+                keys.push(row.text(0, "job_outputs.archive_key")?.to_owned());
             }
             keep_keys(connection, &id, &keys).await?;
             sqlx::query(

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use sqlx::sqlite::SqliteConnection;
 
 use super::failure::classify;
-use super::rows::{self, JOB, json_text};
+use super::rows::{self, Cells as _, JOB, NewRow};
 use super::writer::Work;
 use crate::core::job::Inserted;
 use crate::core::{JobId, NewJob};
@@ -12,40 +12,24 @@ use crate::store::StoreError;
 
 /// A conflict is either the same call again or a known idempotency key; both are looked at afterwards.
 const INSERT: &str = "\
-insert into jobs (id, process_id, process_version, processor_digest, caller, status, created, updated, relaunchable, guarded, nonce, \
+insert into jobs (id, process_id, process_version, processor_digest, caller, status, created, updated, relaunchable, guarded, runner, nonce, \
     idempotency_key, request_sha256, response, requested_outputs, declared_outputs, inputs, plan) \
-values (?1, ?2, ?3, ?4, ?5, 'accepted', ?6, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16) on conflict do nothing; \
+values (?1, ?2, ?3, ?4, ?5, 'accepted', ?6, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17) on conflict do nothing; \
 insert into job_events (job_id, status, message, at) select ?1, 'accepted', null, ?6 where changes() = 1";
 
 /// A new job with its JSON written out, so that the writer's task does not do it.
 pub(super) struct Insert {
     job: NewJob,
-    id: String,
-    digest: String,
-    response: String,
-    outputs: String,
-    declared: String,
-    inputs: String,
-    plan: String,
+    row: NewRow,
 }
 
 impl Insert {
     pub(super) fn new(job: NewJob) -> Result<Self, StoreError> {
-        let response = serde_json::to_value(job.request.response).map_err(|e| rows::corrupt("jobs.response", e))?;
-        Ok(Self {
-            id: job.id.to_string(),
-            digest: job.processor_digest.to_string(),
-            response: response.as_str().unwrap_or_default().to_owned(),
-            outputs: json_text(&job.request.outputs, "jobs.requested_outputs")?,
-            declared: json_text(&job.request.declared, "jobs.declared_outputs")?,
-            inputs: json_text(&job.request.inputs, "jobs.inputs")?,
-            plan: json_text(&job.plan, "jobs.plan")?,
-            job,
-        })
+        Ok(Self { row: NewRow::of(&job)?, job })
     }
 
     async fn existing(&self, connection: &mut SqliteConnection) -> Result<Inserted, StoreError> {
-        let own = sqlx::query("select 1 from jobs where id = ?1").bind(&self.id);
+        let own = sqlx::query("select 1 from jobs where id = ?1").bind(&self.row.id);
         if own.fetch_optional(&mut *connection).await.map_err(classify)?.is_some() {
             return Ok(Inserted::New);
         }
@@ -62,7 +46,7 @@ impl Insert {
             .fetch_one(connection)
             .await
             .map_err(classify)?;
-        if rows::column::<Option<&str>>(&row, 11, "jobs.request_sha256")? == Some(idempotency.request_sha256.as_str()) {
+        if row.text_if_any(11, "jobs.request_sha256")? == Some(idempotency.request_sha256.as_str()) {
             return Ok(Inserted::Existing(Box::new(rows::job(&row)?)));
         }
         Ok(Inserted::KeyReused)
@@ -76,22 +60,23 @@ impl Work for Insert {
     async fn apply(&self, connection: &mut SqliteConnection, changed: &mut Vec<JobId>) -> Result<Inserted, StoreError> {
         let job = &self.job;
         let written = sqlx::query(INSERT)
-            .bind(&self.id)
+            .bind(&self.row.id)
             .bind(job.process_id.as_str())
             .bind(&job.process_version)
-            .bind(&self.digest)
+            .bind(&self.row.digest)
             .bind(&job.caller)
             .bind(job.created.as_millis())
             .bind(i64::from(job.relaunchable))
             .bind(i64::from(job.request.guarded))
+            .bind(&job.runner)
             .bind(&job.nonce)
             .bind(job.idempotency.as_ref().map(|idempotency| &idempotency.key))
             .bind(job.idempotency.as_ref().map(|idempotency| &idempotency.request_sha256))
-            .bind(&self.response)
-            .bind(&self.outputs)
-            .bind(&self.declared)
-            .bind(&self.inputs)
-            .bind(&self.plan)
+            .bind(&self.row.response)
+            .bind(&self.row.outputs)
+            .bind(&self.row.declared)
+            .bind(&self.row.inputs)
+            .bind(&self.row.plan)
             .execute(&mut *connection)
             .await
             .map_err(classify)?;

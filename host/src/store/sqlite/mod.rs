@@ -7,8 +7,7 @@ mod deployed;
 mod failure;
 mod finish;
 mod insert;
-mod list;
-mod rows;
+mod pages;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -30,7 +29,8 @@ use tokio::task::JoinHandle;
 
 use self::failure::{classify, classify_migration};
 use self::writer::{Equipment, Work, Writer};
-use super::{JobStore, ProcessRow, StoreError};
+use super::rows::{self, Cells as _};
+use super::{JobStore, ProcessRow, StoreError, list};
 use crate::core::job::{Inserted, Transition, UnfinishedJob};
 use crate::core::{
     Digest, FinalRecord, Job, JobDetail, JobFilter, JobId, JobPage, NewJob, OutputRecord, PageKey, Timestamp,
@@ -273,7 +273,7 @@ impl JobStore for SqliteStore {
     ) -> Result<Vec<UnfinishedJob>, StoreError> {
         self.within(async {
             let found = sqlx::query(
-                "select id, status, created, updated from jobs indexed by jobs_unfinished \
+                "select id, status, created, updated, runner from jobs indexed by jobs_unfinished \
                  where finished is null and id > ?1 and updated < ?2 order by id limit ?3",
             )
             .bind(after.map(|id| id.to_string()).unwrap_or_default())
@@ -308,7 +308,7 @@ impl JobStore for SqliteStore {
         self.within(async {
             let query = sqlx::query("select bytes from processors where digest = ?1").bind(digest.to_string());
             let row = query.fetch_optional(&mut *self.reader().await?).await.map_err(classify)?;
-            row.map(|row| rows::column::<Vec<u8>>(&row, 0, "processors.bytes").map(Bytes::from)).transpose()
+            row.map(|row| row.bytes(0, "processors.bytes").map(Bytes::from)).transpose()
         })
         .await
     }
@@ -319,6 +319,14 @@ impl JobStore for SqliteStore {
 
     fn changes(&self) -> broadcast::Receiver<JobId> {
         self.changes.subscribe()
+    }
+
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    async fn shutdown(&self) {
+        Self::shutdown(self).await;
     }
 
     async fn ready(&self) -> Result<(), StoreError> {

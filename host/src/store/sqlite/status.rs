@@ -6,23 +6,11 @@ use async_trait::async_trait;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::failure::classify;
-use super::rows::{self, JOB};
+use super::rows::{self, JOB, clean, sources};
 use super::writer::Work;
 use crate::core::job::Transition;
 use crate::core::{Job, JobId, JobStatus, Timestamp};
 use crate::store::StoreError;
-
-/// The states from which a job may become `next`, as SQL's list: `'accepted', 'running'`.
-pub(super) fn sources(next: JobStatus) -> String {
-    let words: Vec<_> = JobStatus::sources_of(next).iter().map(|status| format!("'{status}'")).collect();
-    // Nothing is equal to null: no source, no change.
-    if words.is_empty() { "null".to_owned() } else { words.join(", ") }
-}
-
-/// A message as text that every database takes: PostgreSQL has no NUL in text.
-pub(super) fn clean(message: Option<&str>) -> Option<String> {
-    message.map(|text| text.replace('\0', "\u{fffd}"))
-}
 
 static JOB_BY_ID: LazyLock<String> = LazyLock::new(|| format!("select {JOB} from jobs where id = ?1"));
 

@@ -8,11 +8,11 @@ use sqlx::sqlite::SqliteConnection;
 use sqlx::{Connection, Row};
 use tempfile::TempDir;
 
-use super::list::Plan;
 use super::*;
 use crate::core::JobStatus::{self, Running, Successful};
 use crate::store::contract::fixture::{at, inline, job, record, to};
 use crate::store::contract::{contract, history};
+use crate::store::list::{Dialect, Plan};
 
 async fn open() -> (Arc<SqliteStore>, TempDir) {
     let folder = tempfile::tempdir().unwrap();
@@ -265,9 +265,9 @@ fn filters() -> Vec<JobFilter> {
 async fn no_list_reads_without_an_index_or_sorts() {
     let (store, _folder) = open().await;
     for filter in filters() {
-        let plan = Plan::of(&filter).unwrap().unwrap();
+        let plan = Plan::of(&filter, Dialect::Sqlite).unwrap().unwrap();
         let is_loose = filter.process_ids.len() == 40 && filter.statuses.len() != 1;
-        for (sql, is_page) in [(plan.page_sql(), true), (plan.boundary_sql(), false)] {
+        for (sql, is_page) in [(plan.page_sql(10), true), (plan.boundary_sql(10), false)] {
             let found = sqlx::query(AssertSqlSafe(format!("explain query plan {sql}")))
                 .fetch_all(&mut *store.reader().await.unwrap())
                 .await
@@ -291,9 +291,9 @@ async fn a_page_looks_at_a_bounded_stretch() {
     let (store, _folder) = open().await;
     let fill = "with recursive n(i) as (select 1 union all select i + 1 from n where i < 12000) \
         insert into jobs (id, process_id, process_version, processor_digest, caller, status, created, started, finished, updated, \
-            relaunchable, guarded, response, requested_outputs, declared_outputs, inputs, plan) \
+            relaunchable, guarded, runner, response, requested_outputs, declared_outputs, inputs, plan) \
         select printf('%08x-0000-7000-8000-000000000000', i), 'p' || (i % 200), '1', '', 'ann', 'successful', i, i, \
-            i + case i when 1 then 9000 else 10 end, i, 1, 0, 'raw', 'null', '{}', '{}', '{}' from n";
+            i + case i when 1 then 9000 else 10 end, i, 1, 0, 'local', 'raw', 'null', '{}', '{}', '{}' from n";
     store.write(Raw(fill)).await.unwrap();
     let long = JobFilter { min_duration_seconds: Some(9), ..JobFilter::default() };
     // More processes than branches, of which one exists: every 200th row.

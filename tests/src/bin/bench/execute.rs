@@ -92,6 +92,7 @@ pub(crate) async fn bare(folder: &Path, replies: &Path) -> Outcome<()> {
         plan,
         nonce: None,
         relaunchable: true,
+        runner: "local".to_owned(),
         created: Timestamp::now(),
     });
     let (path, fixed) = documents::read(replies)?.pop().ok_or("there is no answer to give")?;

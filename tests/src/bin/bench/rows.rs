@@ -34,10 +34,10 @@ ended(n, at, b, c, status, process, caller, begun, over) as (select *, \
     case when status = 'accepted' then null else at + 50 + c % 2000 end, \
     case when status in ('accepted', 'running') then null else at + 2050 + case when b = 5 then 3600000 else (c * 9) end end from job) \
 insert into jobs (id, process_id, process_version, processor_digest, caller, status, message, created, started, finished, updated, \
-    relaunchable, guarded, response, requested_outputs, declared_outputs, inputs, plan) \
+    relaunchable, guarded, runner, response, requested_outputs, declared_outputs, inputs, plan) \
 select printf('%08x-%04x-7%03x-8%03x-%012x', at >> 16, at & 65535, b, c & 4095, n), process, '1.0.0', ?5, caller, status, \
     case status when 'failed' then 'the container main ended with the exit code 1' end, at, begun, over, coalesce(over, begun, at), \
-    1, 0, 'raw', 'null', ?6, ?7, ?8 from ended";
+    1, 0, 'local', 'raw', 'null', ?6, ?7, ?8 from ended";
 
 /// The folder of a database with so many jobs.
 pub(crate) async fn folder(rows: u64) -> Outcome<PathBuf> {

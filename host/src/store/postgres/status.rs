@@ -1,0 +1,154 @@
+//! Writes that move a job on: transition, report, claim. Each is one conditional update; row locks decide races.
+
+use std::sync::LazyLock;
+
+use async_trait::async_trait;
+use sqlx::postgres::PgConnection;
+
+use super::calls::Call;
+use super::failure::classify;
+use crate::core::job::Transition;
+use crate::core::{Job, JobId, JobStatus, Timestamp};
+use crate::store::StoreError;
+use crate::store::rows::{self, JOB, clean, sources};
+
+static JOB_BY_ID: LazyLock<String> = LazyLock::new(|| format!("select {JOB} from jobs where id = $1"));
+
+/// The job as it stands now. A statement of its own: one that waited for another's lock still sees the rows from before.
+pub(super) async fn job_by_id(connection: &mut PgConnection, id: &str) -> Result<Option<Job>, StoreError> {
+    let row = sqlx::query(JOB_BY_ID.as_str()).bind(id).fetch_optional(connection).await.map_err(classify)?;
+    row.as_ref().map(rows::job).transpose()
+}
+
+/// The update of a transition to a status, and its event.
+fn transition_sql(next: JobStatus) -> String {
+    let time = match next {
+        JobStatus::Running => ", started = coalesce(started, $5)",
+        final_status if final_status.is_final() => ", finished = $5",
+        _ => "",
+    };
+    // What a job waited for is over when it runs.
+    let message = if next == JobStatus::Running { "$3" } else { "coalesce($3, message)" };
+    format!(
+        "with was as ( \
+             update jobs set status = $2, message = {message}, reason = coalesce($4, reason), \
+                 updated = greatest(updated, $5){time} where id = $1 and status in ({}) returning {JOB}), \
+         step as (insert into job_events (job_id, status, message, at) select id, $2, $3, $5 from was) \
+         select {JOB} from was",
+        sources(next)
+    )
+}
+
+static TRANSITIONS: LazyLock<Vec<(JobStatus, String)>> =
+    LazyLock::new(|| JobStatus::ALL.into_iter().map(|next| (next, transition_sql(next))).collect());
+
+pub(super) struct Shift {
+    pub(super) change: Transition,
+}
+
+#[async_trait]
+impl Call for Shift {
+    type Answer = Option<(Job, bool)>;
+    const WRITES: bool = true;
+    // Whether this call changed it could not be told a second time.
+    const REPEATABLE: bool = false;
+
+    async fn run(&self, connection: &mut PgConnection) -> Result<Option<(Job, bool)>, StoreError> {
+        let change = &self.change;
+        let id = change.job_id.to_string();
+        let sql = TRANSITIONS.iter().find(|(next, _)| *next == change.status).map(|(_, sql)| sql.as_str());
+        let found = sqlx::query(sql.unwrap_or_default())
+            .bind(&id)
+            .bind(change.status.as_str())
+            .bind(clean(change.message.as_deref()))
+            .bind(change.reason.map(|reason| reason.as_str()))
+            .bind(change.at.as_millis())
+            .fetch_optional(&mut *connection)
+            .await
+            .map_err(classify)?;
+        match found {
+            Some(row) => Ok(Some((rows::job(&row)?, true))),
+            None => Ok(job_by_id(connection, &id).await?.map(|job| (job, false))),
+        }
+    }
+}
+
+/// Progress and message of a job that has not ended.
+pub(super) struct Report {
+    pub(super) id: JobId,
+    pub(super) progress: Option<u8>,
+    pub(super) message: Option<String>,
+    pub(super) at: Timestamp,
+}
+
+#[async_trait]
+impl Call for Report {
+    type Answer = bool;
+    const WRITES: bool = true;
+
+    async fn run(&self, connection: &mut PgConnection) -> Result<bool, StoreError> {
+        let written = sqlx::query(
+            "update jobs set progress = coalesce($2, progress), message = coalesce($3, message), \
+                 updated = greatest(updated, $4) where id = $1 and finished is null",
+        )
+        .bind(self.id.to_string())
+        .bind(self.progress.map(|percent| i64::from(percent.min(100))))
+        .bind(clean(self.message.as_deref()))
+        .bind(self.at.as_millis())
+        .execute(connection)
+        .await
+        .map_err(classify)?;
+        Ok(written.rows_affected() > 0)
+    }
+}
+
+/// Takes the work on a job until a time.
+pub(super) struct Claim<'o> {
+    pub(super) id: JobId,
+    pub(super) owner: &'o str,
+    pub(super) now: Timestamp,
+    pub(super) until: Timestamp,
+}
+
+#[async_trait]
+impl Call for Claim<'_> {
+    type Answer = bool;
+    const WRITES: bool = true;
+
+    async fn run(&self, connection: &mut PgConnection) -> Result<bool, StoreError> {
+        let written = sqlx::query(
+            "update jobs set claim_owner = $2, claim_until = $4 \
+             where id = $1 and (claim_owner is null or claim_owner = $2 or claim_until <= $3)",
+        )
+        .bind(self.id.to_string())
+        .bind(self.owner)
+        .bind(self.now.as_millis())
+        .bind(self.until.as_millis())
+        .execute(connection)
+        .await
+        .map_err(classify)?;
+        Ok(written.rows_affected() > 0)
+    }
+}
+
+/// Gives a claim up.
+pub(super) struct Unclaim<'o> {
+    pub(super) id: JobId,
+    pub(super) owner: &'o str,
+}
+
+#[async_trait]
+impl Call for Unclaim<'_> {
+    type Answer = ();
+    const WRITES: bool = true;
+
+    async fn run(&self, connection: &mut PgConnection) -> Result<(), StoreError> {
+        sqlx::query("update jobs set claim_owner = null, claim_until = null where id = $1 and claim_owner = $2")
+            .bind(self.id.to_string())
+            .bind(self.owner)
+            .execute(connection)
+            .await
+            .map_err(classify)?;
+        Ok(())
+    }
+}
