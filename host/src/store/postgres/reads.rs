@@ -88,6 +88,10 @@ impl Source for PgConnection {
         }
         query.persistent(plan.branches.len() <= KEPT_BRANCHES).fetch_all(self).await.map_err(classify)
     }
+
+    fn jobs(rows: &[PgRow]) -> Result<Vec<Job>, StoreError> {
+        rows.iter().map(rows::job).collect()
+    }
 }
 
 pub(super) struct Unfinished {
