@@ -105,11 +105,8 @@ impl Cluster {
 
     fn create() -> Arc<Self> {
         let name = vespiary::core::JobId::new().to_string();
-        let cluster = Self {
-            server: variable("TEST_POSTGRES_URL"),
-            database: format!("e2e_{name}"),
-            prefix: format!("{name}/"),
-        };
+        let cluster =
+            Self { server: variable("TEST_POSTGRES_URL"), database: format!("e2e_{name}"), prefix: format!("{name}/") };
         let create = format!("create database \"{}\"", cluster.database);
         block_on(async {
             on_server(&cluster.server, create).await;

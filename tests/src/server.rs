@@ -71,11 +71,7 @@ impl Server {
     }
 
     /// Starts a server in this folder; its log when it ends before it serves.
-    pub fn try_launch(
-        folder: Arc<Folder>,
-        options: ServerOptions,
-        token: Option<String>,
-    ) -> Result<Self, String> {
+    pub fn try_launch(folder: Arc<Folder>, options: ServerOptions, token: Option<String>) -> Result<Self, String> {
         let config = folder.path().join("vespiary.yaml");
         std::fs::write(&config, &options.config).expect("a configuration file");
         let program = workspace::program();

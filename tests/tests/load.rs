@@ -94,10 +94,8 @@ async fn five_hundred_at_once() {
         }
     }
     // Everything is captured and let go.
-    until("all runs to be released", Duration::from_secs(60), || async {
-        (server.runs_left() == 0).then_some(())
-    })
-    .await;
+    until("all runs to be released", Duration::from_secs(60), || async { (server.runs_left() == 0).then_some(()) })
+        .await;
     let accepted = EXECUTIONS - trapped;
     let all = listed(&client, "").await;
     assert_eq!(all.len(), accepted);

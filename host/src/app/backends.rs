@@ -11,9 +11,9 @@ use crate::archive::s3::{self, S3Archive};
 use crate::config::{Runner as RunnerSection, RunnerKind, Store as StoreSection};
 use crate::runner::local::LocalRunner;
 use crate::runner::{Runner, kubernetes};
+use crate::store::JobStore;
 use crate::store::postgres::{self, PostgresStore};
 use crate::store::sqlite::SqliteStore;
-use crate::store::JobStore;
 
 /// The server at `store.url`, or the file.
 pub(super) async fn store(
@@ -51,6 +51,6 @@ pub(super) async fn runner(
             // Built here from `cluster`.
             drop(cluster);
             Err(AppError::NotInThisBuild("the kubernetes runner"))
-        },
+        }
     }
 }

@@ -141,8 +141,7 @@ impl Config {
     #[must_use]
     pub fn masked(&self) -> serde_json::Value {
         let mut shown = serde_json::to_value(self).unwrap_or_default();
-        let secret =
-            ["token", "api_token", "password", "secret", "key", "secret_key", "access_key", "sha256", "value"];
+        let secret = ["token", "api_token", "password", "secret", "key", "secret_key", "access_key", "sha256", "value"];
         mask(&mut shown, &secret);
         if let Some(serde_json::Value::String(url)) = shown.pointer_mut("/store/url") {
             *url = sections::without_password(url);

@@ -38,12 +38,7 @@ fn set(document: &mut Map<String, Value>, section: &str, key: &str, text: &str) 
 }
 
 /// Puts them into the document, under the file's own keys, which win. Answers what is wrong and what is worth a line in the log.
-pub(super) fn apply(
-    document: &mut Map<String, Value>,
-    env: Env<'_>,
-    wrong: &mut Vec<String>,
-    notes: &mut Vec<String>,
-) {
+pub(super) fn apply(document: &mut Map<String, Value>, env: Env<'_>, wrong: &mut Vec<String>, notes: &mut Vec<String>) {
     if env.iter().any(|(name, _)| name == API_TOKEN) {
         match value(env, API_TOKEN) {
             Some(token) => set(document, "access", "api_token", token),
@@ -80,7 +75,8 @@ pub(super) fn complete(
         document.get(section).and_then(|section| section.get(key)).is_some_and(|value| !value.is_null())
     };
     if BUCKET.iter().any(|(name, _)| value(env, name).is_some()) {
-        let missing: Vec<_> = BUCKET.iter().filter(|(_, key)| !has(document, "s3", key)).map(|(name, _)| *name).collect();
+        let missing: Vec<_> =
+            BUCKET.iter().filter(|(_, key)| !has(document, "s3", key)).map(|(name, _)| *name).collect();
         if !missing.is_empty() {
             wrong.push(format!(
                 "{} not set, though others of the five variables of the log bucket are: no log could be archived; set all five or none",
@@ -97,7 +93,8 @@ pub(super) fn complete(
             "jobs run as Jobs of this cluster, since {IN_POD} is set and runner.kind is not; 'local' would run them in this pod"
         ));
     }
-    let is_cluster = document.get("runner").and_then(|runner| runner.get("kind")).is_some_and(|kind| kind == "kubernetes");
+    let is_cluster =
+        document.get("runner").and_then(|runner| runner.get("kind")).is_some_and(|kind| kind == "kubernetes");
     if !is_cluster {
         for (name, _) in CLUSTER.iter().filter(|(name, _)| value(env, name).is_some()) {
             notes.push(format!("{name} is set and has no effect: jobs run on this machine (runner.kind)"));

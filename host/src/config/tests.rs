@@ -104,10 +104,11 @@ fn the_original_s_bucket_is_ours() {
 
 #[test]
 fn each_missing_one_of_the_five_is_named() {
-    for left_out in 0..FIVE.len() {
-        let some: Vec<_> = FIVE.iter().enumerate().filter(|(place, _)| *place != left_out).map(|(_, one)| *one).collect();
+    for (left_out, (name_left_out, _)) in FIVE.iter().enumerate() {
+        let some: Vec<_> =
+            FIVE.iter().enumerate().filter(|(place, _)| *place != left_out).map(|(_, one)| *one).collect();
         let wrong = read("", &some).unwrap_err().join("\n");
-        assert!(wrong.contains(&format!("{} is not set", FIVE[left_out].0)), "{wrong}");
+        assert!(wrong.contains(&format!("{name_left_out} is not set")), "{wrong}");
         assert!(some.iter().all(|(name, _)| !wrong.contains(&format!("{name} is not set"))), "{wrong}");
         assert!(!wrong.contains("hunter2"), "{wrong}");
     }
@@ -126,7 +127,10 @@ fn a_pod_runs_its_jobs_in_its_cluster() {
     ];
     let (config, notes) = read("", &cluster).unwrap();
     assert_eq!(config.runner.kind, RunnerKind::Kubernetes);
-    assert_eq!((config.kubernetes.namespace.as_deref(), config.kubernetes.job_name_prefix.as_str()), (Some("lab"), "lab-"));
+    assert_eq!(
+        (config.kubernetes.namespace.as_deref(), config.kubernetes.job_name_prefix.as_str()),
+        (Some("lab"), "lab-")
+    );
     assert_eq!(notes.len(), 1, "{notes:?}");
     let (config, _) = read("runner: {kind: local}", &cluster).unwrap();
     assert_eq!(config.runner.kind, RunnerKind::Local);

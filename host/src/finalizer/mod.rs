@@ -111,14 +111,14 @@ impl Finalizer {
         }
         let Ok(turn) = Arc::clone(&self.repairing).try_acquire_owned() else { return };
         let age = if self.first_list { self.jobs.first_repair_age() } else { self.jobs.repair_age() };
+        // What was left behind just before this start is old enough only later, and the next list may be far.
+        let is_again = self.first_list && !age.is_zero();
         self.first_list = false;
-        let jobs = Arc::clone(&self.jobs);
+        let (jobs, stop) = (Arc::clone(&self.jobs), self.stop.clone());
         self.spawn(async move {
-            if let Err(cause) = jobs.repair(&present, age).await {
-                tracing::warn!(
-                    error = &cause as &dyn std::error::Error,
-                    "could not look for jobs without a run; tried again later"
-                );
+            repair(&jobs, &present, age).await;
+            if is_again && stop.run_until_cancelled(tokio::time::sleep(age)).await.is_some() {
+                repair(&jobs, &present, age).await;
             }
             drop(turn);
         });
@@ -169,6 +169,16 @@ impl Finalizer {
                 () = work => {}
             }
         });
+    }
+}
+
+/// Looks for jobs that have no run among these.
+async fn repair(jobs: &Jobs, present: &HashSet<JobId>, age: Duration) {
+    if let Err(cause) = jobs.repair(present, age).await {
+        tracing::warn!(
+            error = &cause as &dyn std::error::Error,
+            "could not look for jobs without a run; tried again later"
+        );
     }
 }
 

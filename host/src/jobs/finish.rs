@@ -52,7 +52,9 @@ impl Jobs {
                 return Ok(Finished::Done);
             }
         }
-        let Some(finished) = self.holding(id, &self.owner, self.record(&detail, exit)).await else { return Ok(Finished::Claimed) };
+        let Some(finished) = self.holding(id, &self.owner, self.record(&detail, exit)).await else {
+            return Ok(Finished::Claimed);
+        };
         if finished.is_err() {
             // The next attempt, ours or another replica's, need not wait for the claim to run out.
             let _ = self.store.unclaim(id, &self.owner).await;
@@ -82,12 +84,7 @@ impl Jobs {
 
     /// Renews the claim on a job while work on it goes on, however long that takes. `None` when another replica has it now: then the
     /// work is dropped.
-    pub(super) async fn holding<T>(
-        &self,
-        id: JobId,
-        owner: &str,
-        work: impl Future<Output = T>,
-    ) -> Option<T> {
+    pub(super) async fn holding<T>(&self, id: JobId, owner: &str, work: impl Future<Output = T>) -> Option<T> {
         let span = Duration::from_secs(u64::from(self.settings.claim_seconds.max(1)));
         let lost = async {
             loop {

@@ -13,8 +13,8 @@ mod logs;
 mod observe;
 mod places;
 mod run_dir;
-pub mod shim;
 mod scope;
+pub mod shim;
 mod spec;
 mod tasks;
 

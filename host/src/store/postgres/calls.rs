@@ -76,7 +76,9 @@ impl Calls {
         if C::WRITES {
             match &outcome {
                 Ok(_) => self.note(true),
-                Err(StoreError::Unavailable(_) | StoreError::Timeout(_) | StoreError::Unconfirmed(_)) => self.note(false),
+                Err(StoreError::Unavailable(_) | StoreError::Timeout(_) | StoreError::Unconfirmed(_)) => {
+                    self.note(false)
+                }
                 Err(_) => {}
             }
         }

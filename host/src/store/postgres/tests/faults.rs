@@ -101,7 +101,9 @@ async fn a_lock_and_a_full_queue_are_told() {
     sqlx::raw_sql("begin; lock table jobs in access exclusive mode").execute(&mut other).await.unwrap();
     let many = futures::future::join_all((0..10).map(|_| store.insert(job("hello", "ann", 1)))).await;
     let count = |wanted: fn(&StoreError) -> bool| many.iter().filter(|got| got.as_ref().is_err_and(wanted)).count();
-    let is_stuck = |error: &StoreError| matches!(error, StoreError::Timeout(_) | StoreError::Unavailable(_) | StoreError::Unconfirmed(_));
+    let is_stuck = |error: &StoreError| {
+        matches!(error, StoreError::Timeout(_) | StoreError::Unavailable(_) | StoreError::Unconfirmed(_))
+    };
     assert_eq!((count(is_stuck), count(|error| matches!(error, StoreError::Overloaded))), (2, 8), "{many:?}");
     sqlx::raw_sql("rollback").execute(&mut other).await.unwrap();
     store.insert(job("hello", "ann", 1)).await.unwrap();
