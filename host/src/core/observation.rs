@@ -28,6 +28,8 @@ pub struct RunObservation {
 /// A run's state.
 #[derive(Debug, Clone)]
 pub enum RunState {
+    /// Its launch was begun and not finished; it does not go on before it is launched again.
+    Incomplete,
     /// Not started yet; the message says what it waits for, if anything special.
     Waiting {
         /// One sentence for the job's `message`.

@@ -100,7 +100,9 @@ impl Finalizer {
 
     /// A list is the whole truth: what is not in it is gone, and rows that are not in it are repaired.
     fn listed(&mut self, runs: Vec<RunObservation>) {
-        let present: HashSet<JobId> = runs.iter().map(|run| run.job_id).collect();
+        // A run whose launch was not finished is launched again like one that is not there.
+        let launched = runs.iter().filter(|run| !matches!(run.state, RunState::Incomplete));
+        let present: HashSet<JobId> = launched.map(|run| run.job_id).collect();
         self.seen.retain(|id, _| present.contains(id));
         for run in runs {
             // The list is the truth: a run that is there again after its end is another one.
@@ -127,6 +129,13 @@ impl Finalizer {
     fn observed(&mut self, run: RunObservation) {
         let id = run.job_id;
         let now = match &run.state {
+            RunState::Incomplete => {
+                // Never remembered: should its job have ended meanwhile, it is stopped, as often as it takes.
+                let jobs = Arc::clone(&self.jobs);
+                let pauses = Pauses::new(self.limits.longest_pause);
+                self.spawn(async move { retry(pauses, id, || jobs.run_waits(id, None)).await });
+                return;
+            }
             RunState::Waiting { message } => Seen::Waiting(message.clone()),
             RunState::Running { .. } => Seen::Running,
             RunState::Ended(_) => Seen::Ended,
@@ -141,6 +150,7 @@ impl Finalizer {
         let jobs = Arc::clone(&self.jobs);
         let pauses = Pauses::new(self.limits.longest_pause);
         match run.state {
+            RunState::Incomplete => {}
             RunState::Waiting { message } => self.spawn(async move {
                 retry(pauses, id, || jobs.run_waits(id, message.clone())).await;
             }),

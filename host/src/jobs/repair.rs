@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Error, Jobs};
 use crate::core::job::UnfinishedJob;
-use crate::core::{JobId, JobStatus, Timestamp};
+use crate::core::{JobId, JobStatus, RunState, Timestamp};
 use crate::runner::{Launch, RunnerError};
 
 /// Rows that are looked at in one read.
@@ -74,7 +74,7 @@ impl Jobs {
             return Ok(());
         }
         // Behind the row: a run that the row tells of was there before it.
-        if self.runner.state(job.id).await?.is_some() {
+        if !matches!(self.runner.state(job.id).await?, None | Some(RunState::Incomplete)) {
             return Ok(());
         }
         if detail.job.status == JobStatus::Running {
@@ -90,6 +90,7 @@ impl Jobs {
             }
             let why = "the server stopped before the run was launched, and secret inputs are not kept: send the request again";
             self.fail_unlaunched(job.id, why.to_owned()).await?;
+            self.runner.cancel(job.id).await?; // what a launch may have begun
             return Ok(());
         }
         let inputs = &detail.request.inputs;
@@ -103,6 +104,8 @@ impl Jobs {
             plan: Arc::new(detail.plan),
             inputs,
             nonce: detail.nonce,
+            created: detail.job.created,
+            masked: None,
         };
         tracing::info!(job.id = %job.id, "launching a job whose launch was lost");
         match self.runner.launch(&launch).await {

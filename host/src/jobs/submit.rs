@@ -12,7 +12,7 @@ use super::{Accepted, DryRun, Error, Jobs, Submission};
 use crate::core::job::{Idempotency, Inserted, StoredRequest, Transition};
 use crate::core::{EndReason, Job, JobId, JobPlan, JobStatus, NewJob, Timestamp, secrets};
 use crate::failpoint;
-use crate::runner::{Launch, RunnerError};
+use crate::runner::{Launch, Masked, RunnerError};
 use crate::store::StoreError;
 
 /// Attempts to launch a job whose secrets are nowhere but in memory, before it is given up.
@@ -43,25 +43,30 @@ impl Drop for Held {
     }
 }
 
-/// A request that passed every check, with what must not be kept taken out.
-struct Masked {
+/// A request that passed every check.
+struct Prepared {
+    shaped: Shaped,
+    /// The inputs without what must not be kept.
     inputs: Value,
-    plan: JobPlan,
-    /// Whether anything was taken out: then row and plan are not enough to launch from.
-    lossy: bool,
+    launch: Launch,
+}
+
+impl Prepared {
+    /// The plan without what must not be kept.
+    fn plan(&self) -> JobPlan {
+        JobPlan::clone(self.launch.masked.as_ref().map_or(&self.launch.plan, |masked| &masked.plan))
+    }
 }
 
 impl Jobs {
     /// Validates, authorizes, shapes, checks the policy, writes the row and launches the run. Answers when the row is durable
     /// and the run was launched or will be.
     pub async fn submit(self: &Arc<Self>, submission: Submission<'_>) -> Result<Accepted, Error> {
-        let shaped = self.shaped(&submission).await?;
-        let masked = self.mask(&shaped);
-        let inputs = if shaped.request.inputs.is_empty() { None } else { Some(raw(&shaped.request.inputs)?) };
-        let id = JobId::new();
-        let nonce = shaped.plan.results.nonce.then(|| uuid::Uuid::new_v4().simple().to_string());
+        let prepared = self.prepare(&submission).await?;
+        let plan = prepared.plan();
+        let Prepared { shaped, inputs, launch } = prepared;
         let request = StoredRequest {
-            inputs: masked.inputs,
+            inputs,
             outputs: shaped.request.outputs,
             response: shaped.request.response,
             declared: shaped.process.description.declared_outputs(),
@@ -70,21 +75,20 @@ impl Jobs {
         // Of what is kept: the digest must not be a way to guess a secret.
         let request_sha256 = hex::encode(Sha256::digest(serde_json::to_vec(&request).map_err(Error::Json)?));
         let new = NewJob {
-            id,
+            id: launch.job_id,
             process_id: shaped.process.id.clone(),
             process_version: shaped.process.description.version.clone(),
             processor_digest: shaped.process.digest,
             caller: shaped.caller,
             idempotency: submission.idempotency_key.map(|key| Idempotency { key: key.to_owned(), request_sha256 }),
             request: request.clone(),
-            plan: masked.plan,
-            nonce: nonce.clone(),
-            relaunchable: !masked.lossy,
+            plan,
+            nonce: launch.nonce.clone(),
+            // With anything taken out, row and plan are not enough to launch from.
+            relaunchable: launch.masked.is_none(),
             runner: self.runner.scope().to_owned(),
-            created: Timestamp::now(),
+            created: launch.created,
         };
-        let launch =
-            Launch { job_id: id, process_id: shaped.process.id.clone(), plan: Arc::new(shaped.plan), inputs, nonce };
         let jobs = Arc::clone(self);
         // A client that goes away must not leave a row without a launch: the two belong to a task of their own.
         let place = Arc::clone(&self.starting).try_acquire_owned().map_err(|_| Error::Overloaded)?;
@@ -106,36 +110,48 @@ impl Jobs {
 
     /// All of [`Jobs::submit`] up to the plan; nothing is written.
     pub async fn dry_run(&self, submission: Submission<'_>) -> Result<DryRun, Error> {
-        let shaped = self.shaped(&submission).await?;
-        let masked = self.mask(&shaped);
-        Ok(DryRun {
-            process_id: shaped.process.id.clone(),
-            processor_digest: shaped.process.digest,
-            caller: shaped.caller,
-            plan: masked.plan,
-        })
+        let prepared = self.prepare(&submission).await?;
+        let plan = prepared.plan();
+        let Shaped { process, caller, .. } = prepared.shaped;
+        Ok(DryRun { process_id: process.id.clone(), processor_digest: process.digest, caller, plan })
     }
 
-    async fn shaped(&self, submission: &Submission<'_>) -> Result<Shaped, Error> {
+    /// Everything that can refuse a request, and what its run would be launched from. Nothing is written.
+    async fn prepare(&self, submission: &Submission<'_>) -> Result<Prepared, Error> {
         let process = self
             .registry
             .get(submission.process_id)
             .ok_or_else(|| Error::NoSuchProcess(submission.process_id.chars().take(64).collect()))?;
         let shaped = shape(process, &self.policy, submission).await?;
-        self.runner.check(&shaped.plan).map_err(|refused| match refused {
+        let (inputs, masked) = self.mask(&shaped)?;
+        let launch = Launch {
+            job_id: JobId::new(),
+            process_id: shaped.process.id.clone(),
+            plan: Arc::new(shaped.plan.clone()),
+            inputs: if shaped.request.inputs.is_empty() { None } else { Some(raw(&shaped.request.inputs)?) },
+            nonce: shaped.plan.results.nonce.then(|| uuid::Uuid::new_v4().simple().to_string()),
+            created: Timestamp::now(),
+            masked,
+        };
+        self.runner.check(&launch).map_err(|refused| match refused {
             RunnerError::Refused(why) => Error::NotRunnable(why),
             other => Error::Runner(other),
         })?;
-        Ok(shaped)
+        Ok(Prepared { shaped, inputs, launch })
     }
 
-    fn mask(&self, shaped: &Shaped) -> Masked {
+    /// The inputs without their secrets, and what may be seen of the launch where that is not all.
+    fn mask(&self, shaped: &Shaped) -> Result<(Value, Option<Masked>), Error> {
         let names: Vec<String> =
             self.settings.secret_names.iter().chain(&shaped.process.entry.secret_inputs).cloned().collect();
         let inputs = secrets::mask_inputs(&shaped.process.description, &shaped.request.inputs, &names);
         let (plan, in_plan) = secrets::mask_plan(&shaped.plan, &inputs.values);
-        let lossy = in_plan || inputs.inputs != shaped.request.inputs;
-        Masked { inputs: Value::Object(inputs.inputs), plan, lossy }
+        let is_lossy = in_plan || inputs.inputs != shaped.request.inputs;
+        let masked = match is_lossy {
+            true => Some(Masked { plan: Arc::new(plan), inputs: raw(&inputs.inputs)? }),
+            false => None,
+        };
+        Ok((Value::Object(inputs.inputs), masked))
     }
 
     /// Intent first, then the side effect.

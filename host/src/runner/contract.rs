@@ -9,7 +9,7 @@ use futures::StreamExt;
 use serde_json::value::RawValue;
 
 use super::{Launch, Runner, RunnerError};
-use crate::core::{EndReason, ExitState, JobId, JobPlan, LogEvent, Observation, RunState};
+use crate::core::{EndReason, ExitState, JobId, JobPlan, LogEvent, Observation, RunState, Timestamp};
 
 /// What the suite needs to know of the runner under test.
 pub struct Subject<'a> {
@@ -49,6 +49,8 @@ pub fn launch(plan: JobPlan) -> Launch {
         plan: Arc::new(plan),
         inputs: Some(RawValue::from_string(r#"{"name":"Ada \"L\""}"#.to_owned()).unwrap().into()),
         nonce: None,
+        created: Timestamp::now(),
+        masked: None,
     }
 }
 
@@ -313,8 +315,8 @@ impl Subject<'_> {
 
     async fn refuses(&self) {
         let plan = JobPlan::default();
-        assert!(matches!(self.runner.check(&plan), Err(RunnerError::Refused(_))));
+        assert!(matches!(self.runner.check(&launch(plan.clone())), Err(RunnerError::Refused(_))));
         assert!(matches!(self.runner.launch(&launch(plan)).await, Err(RunnerError::Refused(_))));
-        self.runner.check(&(self.shell)("true")).unwrap();
+        self.runner.check(&launch((self.shell)("true"))).unwrap();
     }
 }

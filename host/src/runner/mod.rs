@@ -4,6 +4,7 @@
 
 #[cfg(any(test, feature = "failpoints"))]
 pub mod contract;
+mod environment;
 pub mod kubernetes;
 pub mod local;
 
@@ -13,7 +14,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use serde_json::value::RawValue;
 
-use crate::core::{JobId, JobPlan, LogEvent, Observation, ProcessId, RunState};
+use crate::core::{JobId, JobPlan, LogEvent, Observation, ProcessId, RunState, Timestamp};
 
 /// Why the runner did not do as asked.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +49,30 @@ pub struct Launch {
     pub inputs: Option<Arc<RawValue>>,
     /// `VESPIARY_RESULT_NONCE` for the containers of a plan that asks for one.
     pub nonce: Option<String>,
+    /// When the job was accepted.
+    pub created: Timestamp,
+    /// What of plan and inputs everybody may see; absent when nothing of them is secret.
+    pub masked: Option<Masked>,
+}
+
+/// Plan and inputs as they may be seen by those who may not see their secrets.
+#[derive(Debug, Clone)]
+pub struct Masked {
+    /// The plan, with every occurrence of a secret replaced; of the same shape as the one that runs.
+    pub plan: Arc<JobPlan>,
+    /// The inputs as a JSON object, with every secret replaced.
+    pub inputs: Arc<RawValue>,
+}
+
+impl Launch {
+    /// Whether the inputs hold secrets.
+    #[must_use]
+    pub fn has_secret_inputs(&self) -> bool {
+        match (&self.inputs, &self.masked) {
+            (Some(inputs), Some(masked)) => inputs.get() != masked.inputs.get(),
+            _ => false,
+        }
+    }
 }
 
 /// The trait of both runners.
@@ -62,8 +87,8 @@ pub trait Runner: Send + Sync {
         self.name()
     }
 
-    /// Whether this plan can be run here at all; a refusal says what is missing.
-    fn check(&self, plan: &JobPlan) -> Result<(), RunnerError>;
+    /// Whether this can be launched here at all; a refusal says what is missing. Nothing is done and nobody is asked.
+    fn check(&self, launch: &Launch) -> Result<(), RunnerError>;
 
     /// Starts a run. A run of this job that is already there is success.
     async fn launch(&self, launch: &Launch) -> Result<(), RunnerError>;

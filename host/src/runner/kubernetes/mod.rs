@@ -1,5 +1,150 @@
-//! The keys of the Kubernetes runner.
+//! The runner on a cluster: every run is a Kubernetes Job, watched by its pods, held by our finalizer until its log is captured.
+//!
+//! | part | its job |
+//! |---|---|
+//! | [`connect`] | the client, by service account or `KUBECONFIG` |
+//! | [`object`] | plan to Job and Secret; pure |
+//! | [`launch`], [`cancel`], [`release`] | the calls that change the cluster; each can be repeated |
+//! | [`view`] | what the cluster says of all runs, kept up to date by watches; reads are free |
+//! | [`logs`] | the containers' logs, straight from the API |
+//! | [`failure`] | which refusals are for ever |
+//!
+//! Invariant: names and labels are made of the job's id and the prefix alone, so that any replica can go on with any run. Nothing without
+//! our labels is touched, and of the finalizers only our own.
+//!
+//! Rights that this needs in its namespace: `jobs` get list watch create patch delete, `pods` get list watch patch delete, `pods/log`
+//! get, `events` list watch, `secrets` create.
 
+mod cancel;
+mod cluster;
+mod connect;
+mod failure;
+mod launch;
+#[cfg(test)]
+mod launch_tests;
+mod logs;
+mod names;
+mod object;
+mod release;
 mod settings;
+mod view;
 
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::ListParams;
+use tokio_util::sync::CancellationToken;
+
+use self::cluster::Cluster;
+use self::view::View;
+use super::{Launch, Runner, RunnerError};
+use crate::core::{JobId, LogEvent, Observation, RunState};
+
+pub use self::connect::OpenError;
 pub use self::settings::{PodSecurity, Settings};
+
+/// The Kubernetes runner. Its watches end when it is dropped; its runs go on.
+pub struct KubernetesRunner {
+    cluster: Cluster,
+    view: Arc<View>,
+    stop: CancellationToken,
+    scope: String,
+}
+
+impl Drop for KubernetesRunner {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl KubernetesRunner {
+    /// Finds the cluster and begins to watch it. The cluster need not answer yet: [`Runner::ready`] tells when it does.
+    pub async fn open(settings: Settings) -> Result<Self, OpenError> {
+        Ok(Self::start(connect::connect(settings).await?))
+    }
+
+    fn start(cluster: Cluster) -> Self {
+        let stop = CancellationToken::new();
+        let view = View::start(cluster.clone(), stop.clone());
+        let scope = format!("kubernetes/{}/{}", cluster.namespace, cluster.names.instance());
+        Self { cluster, view, stop, scope }
+    }
+
+    /// Where the Jobs are.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.cluster.namespace
+    }
+
+    /// Asks the API server whether anything of a run is there that waits for us. The view may be a moment old, and "there is none" has
+    /// consequences.
+    async fn exists(&self, id: JobId) -> Result<bool, RunnerError> {
+        const WHAT: &str = "look for a run";
+        let is_held = |object: &ObjectMeta| {
+            object.finalizers.as_ref().is_some_and(|all| all.iter().any(|finalizer| finalizer == names::FINALIZER))
+        };
+        let name = self.cluster.names.job(id);
+        let job = self.cluster.metadata::<Job>(&name).await.map_err(|error| error.into_unavailable(WHAT))?;
+        if job.is_some_and(|job| names::is_ours(&job, &self.cluster.names, id) && is_held(&job)) {
+            return Ok(true);
+        }
+        let selector = format!("{},{}={id}", self.cluster.names.selector(), names::JOB_ID);
+        let (pods, wanted) = (self.cluster.pods(), ListParams::default().labels(&selector).limit(100));
+        let found = self.cluster.call(|| pods.list_metadata(&wanted)).await;
+        let found = found.map_err(|error| error.into_unavailable(WHAT))?;
+        Ok(found.items.iter().any(|pod| is_held(&pod.metadata)))
+    }
+}
+
+#[async_trait]
+impl Runner for KubernetesRunner {
+    fn name(&self) -> &'static str {
+        "kubernetes"
+    }
+
+    fn scope(&self) -> &str {
+        &self.scope
+    }
+
+    fn check(&self, launch: &Launch) -> Result<(), RunnerError> {
+        object::build(&self.cluster.names, &self.cluster.settings, launch).map(drop)
+    }
+
+    async fn launch(&self, launch: &Launch) -> Result<(), RunnerError> {
+        launch::launch(&self.cluster, launch).await
+    }
+
+    async fn cancel(&self, job_id: JobId) -> Result<(), RunnerError> {
+        cancel::cancel(&self.cluster, &self.view, job_id).await
+    }
+
+    fn observations(&self) -> BoxStream<'static, Observation> {
+        self.view.observations()
+    }
+
+    async fn state(&self, job_id: JobId) -> Result<Option<RunState>, RunnerError> {
+        match self.view.state(job_id) {
+            Some(state) => Ok(Some(state)),
+            None => Ok(self.exists(job_id).await?.then_some(RunState::Waiting { message: None })),
+        }
+    }
+
+    async fn logs(
+        &self,
+        job_id: JobId,
+        follow: bool,
+    ) -> Result<BoxStream<'static, Result<LogEvent, RunnerError>>, RunnerError> {
+        logs::logs(&self.cluster, &self.view, job_id, follow).await
+    }
+
+    async fn release(&self, job_id: JobId) -> Result<(), RunnerError> {
+        release::release(&self.cluster, &self.view, job_id).await
+    }
+
+    async fn ready(&self) -> Result<(), RunnerError> {
+        self.view.ready()
+    }
+}

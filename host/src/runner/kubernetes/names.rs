@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
 use crate::core::{JobId, ProcessId};
 
 /// Held by Job and pod until log and result are captured. The original's name, so that either server can let go.
@@ -21,6 +23,10 @@ pub(super) const PROCESS_ID: &str = "vespiary.io/process-id";
 
 /// Kueue's label; its value names the LocalQueue.
 pub(super) const QUEUE: &str = "kueue.x-k8s.io/queue-name";
+
+/// Annotation of a Job that is held back (`suspend: true`, without the queue's label) until its Secret is there. A run with it, whose
+/// Job is not being deleted, is [`crate::core::RunState::Incomplete`].
+pub(super) const INCOMPLETE: &str = "vespiary.io/incomplete";
 
 /// Makes names of ids and finds ids in names.
 #[derive(Debug, Clone)]
@@ -65,4 +71,12 @@ impl Names {
             (PROCESS_ID.to_owned(), process_id.to_string()),
         ])
     }
+}
+
+/// Whether this is an object that a server of this instance made for this job.
+pub(super) fn is_ours(object: &ObjectMeta, names: &Names, id: JobId) -> bool {
+    let label = |key: &str| object.labels.as_ref().and_then(|labels| labels.get(key)).map(String::as_str);
+    label(MANAGED_BY.0) == Some(MANAGED_BY.1)
+        && label(INSTANCE) == Some(names.instance())
+        && label(JOB_ID) == Some(id.to_string().as_str())
 }

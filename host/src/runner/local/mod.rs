@@ -36,9 +36,8 @@ use serde::{Deserialize, Serialize};
 
 use self::observe::{Inner, Run, Slot, Stage, lock, unavailable};
 use self::spec::Spec;
-use super::{Launch, Runner, RunnerError};
-use crate::core::plan::EnvValue;
-use crate::core::{JobId, JobPlan, LogEvent, Observation, RunState};
+use super::{Launch, Runner, RunnerError, environment};
+use crate::core::{JobId, LogEvent, Observation, RunState};
 use crate::failpoint;
 
 /// Settings of the local runner.
@@ -161,7 +160,7 @@ fn launch_in_slot(inner: &Arc<Inner>, run: &Arc<Run>, slot: &mut Slot, launch: &
         return Ok(());
     }
     let text = launch.inputs.as_ref().map(|inputs| inputs.get().as_bytes());
-    let large = text.filter(|text| text.len() > spec::INPUTS_IN_VARIABLE);
+    let large = text.filter(|_| environment::inputs_in_file(launch));
     let settings = &inner.settings;
     let spec = Spec {
         job_id: launch.job_id,
@@ -206,22 +205,12 @@ impl Runner for LocalRunner {
         &self.scope
     }
 
-    fn check(&self, plan: &JobPlan) -> Result<(), RunnerError> {
-        spec::check(plan).map_err(RunnerError::Refused)
+    fn check(&self, launch: &Launch) -> Result<(), RunnerError> {
+        spec::check(&launch.plan).and_then(|()| environment::check_inputs(launch)).map_err(RunnerError::Refused)
     }
 
     async fn launch(&self, launch: &Launch) -> Result<(), RunnerError> {
-        self.check(&launch.plan)?;
-        let large = launch.inputs.as_ref().is_some_and(|inputs| inputs.get().len() > spec::INPUTS_IN_VARIABLE);
-        let variables = || launch.plan.all_containers().flat_map(|container| &container.env);
-        if let Some(variable) = variables().find(|variable| large && variable.value == EnvValue::Inputs) {
-            return Err(RunnerError::Refused(format!(
-                "the inputs do not fit into the variable '{}': it takes {} KiB; a container finds larger ones in the file named by \
-                 PYGEOAPI_K8S_MANAGER_INPUTS_FILE",
-                variable.name,
-                spec::INPUTS_IN_VARIABLE / 1024
-            )));
-        }
+        self.check(launch)?;
         let (inner, launch) = (Arc::clone(&self.inner), launch.clone());
         self.inner
             .blocking("to launch a run", move || {

@@ -12,9 +12,6 @@ use serde_json::value::RawValue;
 use crate::core::plan::{Container, EnvValue, KeyReference, VolumeSource};
 use crate::core::{JobId, JobPlan, ProcessId};
 
-/// Inputs up to this many bytes travel in a variable: the system allows 128 KiB for one, its name included.
-pub(super) const INPUTS_IN_VARIABLE: usize = 96 * 1024;
-
 /// `spec.json`: all that a shim knows, for its owner's eyes only. A variable that is taken from a secret is in it by the secret's name,
 /// not its value; literal variables, the inputs and the nonce are in it as they are, with nothing masked.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -16,6 +16,7 @@ use tokio::process::{Child, Command};
 use super::super::run_dir::{self, RunDir};
 use super::super::spec::{self, Spec};
 use crate::core::plan::{Container, EnvValue, KeyReference, Mount, VolumeSource};
+use crate::runner::environment;
 
 /// What an image would bring.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -34,7 +35,7 @@ impl Prepared {
     /// Makes the container's folder ready and gathers its variables. An error is the sentence for the job's message.
     pub(super) fn new(dir: &RunDir, spec: &Spec, container: &Container, init: bool) -> Result<Self, String> {
         link_volumes(dir, spec, container)?;
-        let variables = environment(dir, spec, container, init)?;
+        let variables = variables(dir, spec, container, init)?;
         let folder = working_folder(dir, container)?;
         let (program, first_args) = container.command.split_first().ok_or("it has no command")?;
         let mut command = Command::new(program);
@@ -104,35 +105,30 @@ pub(super) fn limit_own_resources(spec: &Spec) {
 }
 
 /// The variables of a container, in an order in which later ones win.
-fn environment(
-    dir: &RunDir,
-    spec: &Spec,
-    container: &Container,
-    init: bool,
-) -> Result<Vec<(String, OsString)>, String> {
+fn variables(dir: &RunDir, spec: &Spec, container: &Container, init: bool) -> Result<Vec<(String, OsString)>, String> {
     let mut variables = vec![("PATH".to_owned(), OsString::from(PATH))];
     for variable in &container.env {
         let value = match &variable.value {
             EnvValue::Literal(text) => Some(OsString::from(text)),
             EnvValue::SecretKey(key) => value_of(dir, "secret", "secrets", key)?,
             EnvValue::ConfigMapKey(key) => value_of(dir, "config map", "config-maps", key)?,
-            EnvValue::Inputs => Some(spec.inputs.as_ref().map_or("{}", |inputs| inputs.get()).into()),
+            EnvValue::Inputs => Some(spec.inputs.as_ref().map_or(environment::NO_INPUTS, |inputs| inputs.get()).into()),
         };
         if let Some(value) = value {
             variables.push((variable.name.clone(), value));
         }
     }
-    variables.push(("PYGEOAPI_JOB_ID".to_owned(), spec.job_id.to_string().into()));
-    variables.push(("PYGEOAPI_PROCESS_ID".to_owned(), spec.process_id.to_string().into()));
+    variables.push((environment::JOB_ID.to_owned(), spec.job_id.to_string().into()));
+    variables.push((environment::PROCESS_ID.to_owned(), spec.process_id.to_string().into()));
     if !init {
         if let Some(inputs) = &spec.inputs {
-            variables.push(("PYGEOAPI_K8S_MANAGER_INPUTS".to_owned(), inputs.get().into()));
+            variables.push((environment::INPUTS.to_owned(), inputs.get().into()));
         }
         if spec.inputs_in_file {
-            variables.push(("PYGEOAPI_K8S_MANAGER_INPUTS_FILE".to_owned(), dir.inputs().into_os_string()));
+            variables.push((environment::INPUTS_FILE.to_owned(), dir.inputs().into_os_string()));
         }
         if let Some(nonce) = &spec.nonce {
-            variables.push(("VESPIARY_RESULT_NONCE".to_owned(), nonce.into()));
+            variables.push((environment::RESULT_NONCE.to_owned(), nonce.into()));
         }
     }
     Ok(variables)

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::core::EndReason;
-use crate::core::plan::{EnvVariable, KeyReference};
+use crate::core::plan::{EnvValue, EnvVariable, KeyReference};
 
 fn plan(json: &str) -> JobPlan {
     serde_json::from_str(json).unwrap()
@@ -79,7 +79,7 @@ async fn large_inputs_are_a_file() {
     assert!(text(&runner, launch.job_id).await == format!("none\n{inputs}"));
 
     // The largest that travels in a variable does start.
-    let inputs = format!(r#"{{"a":"{}"}}"#, "x".repeat(spec::INPUTS_IN_VARIABLE - 8));
+    let inputs = format!(r#"{{"a":"{}"}}"#, "x".repeat(environment::INPUTS_IN_VARIABLE - 8));
     let launch = Launch {
         inputs: raw(inputs.clone()),
         ..contract::launch(shell(r#"printf %s "$PYGEOAPI_K8S_MANAGER_INPUTS""#))

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use tempfile::TempDir;
 
 use super::*;
+use crate::core::JobPlan;
 use crate::runner::contract;
 
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);

@@ -1,0 +1,45 @@
+//! Stopping a run that has not ended. What is stopped stays until it is released, since our finalizer holds it.
+
+use futures::future::try_join_all;
+use k8s_openapi::api::batch::v1::Job;
+
+use super::cluster::Cluster;
+use super::names::is_ours;
+use super::view::{PodRef, View};
+use crate::core::{JobId, RunState};
+use crate::runner::RunnerError;
+
+pub(super) async fn cancel(cluster: &Cluster, view: &View, id: JobId) -> Result<(), RunnerError> {
+    if matches!(view.state(id), Some(RunState::Ended(_))) {
+        return Ok(());
+    }
+    delete_job(cluster, id).await?;
+    // The garbage collector waits for the Job to be gone, and that waits for us. Pods that the view does not know yet it deletes itself.
+    delete_pods(cluster, &view.pods(id)).await
+}
+
+/// Deletes our Job of this id, unless it has finished.
+pub(super) async fn delete_job(cluster: &Cluster, id: JobId) -> Result<(), RunnerError> {
+    let (jobs, name) = (cluster.jobs(), cluster.names.job(id));
+    let found = cluster.call(|| jobs.get_opt(&name)).await.map_err(|error| error.into_unavailable("read the Job"))?;
+    let Some(job) = found.filter(|job| is_ours(&job.metadata, &cluster.names, id)) else { return Ok(()) };
+    if job.metadata.deletion_timestamp.is_some() || has_finished(&job) {
+        return Ok(());
+    }
+    let uid = job.metadata.uid.unwrap_or_default();
+    cluster.delete(&jobs, &name, &uid).await.map_err(|error| error.into_unavailable("delete the Job"))
+}
+
+/// Deletes those of the pods in which anything may run yet.
+pub(super) async fn delete_pods(cluster: &Cluster, pods: &[PodRef]) -> Result<(), RunnerError> {
+    let api = cluster.pods();
+    let deletions = pods.iter().filter(|pod| !pod.terminated).map(|pod| cluster.delete(&api, &pod.name, &pod.uid));
+    try_join_all(deletions).await.map_err(|error| error.into_unavailable("delete the pods"))?;
+    Ok(())
+}
+
+/// Whether the Job controller is done with it.
+fn has_finished(job: &Job) -> bool {
+    let conditions = job.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|one| matches!(one.type_.as_str(), "Complete" | "Failed") && one.status == "True")
+}
