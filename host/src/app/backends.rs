@@ -9,6 +9,7 @@ use crate::archive::Archive;
 use crate::archive::directory::DirectoryArchive;
 use crate::archive::s3::{self, S3Archive};
 use crate::config::{Runner as RunnerSection, RunnerKind, Store as StoreSection};
+use crate::runner::kubernetes::KubernetesRunner;
 use crate::runner::local::LocalRunner;
 use crate::runner::{Runner, kubernetes};
 use crate::store::JobStore;
@@ -48,9 +49,7 @@ pub(super) async fn runner(
             Ok(Arc::new(runner.map_err(part("local runner"))?))
         }
         RunnerKind::Kubernetes => {
-            // Built here from `cluster`.
-            drop(cluster);
-            Err(AppError::NotInThisBuild("the kubernetes runner"))
+            Ok(Arc::new(KubernetesRunner::open(cluster).await.map_err(part("Kubernetes runner"))?))
         }
     }
 }

@@ -51,9 +51,6 @@ pub enum AppError {
         #[source]
         source: std::io::Error,
     },
-    /// A part that the configuration asks for is not in the program.
-    #[error("{0} is not in this build: choose another runner.kind")]
-    NotInThisBuild(&'static str),
     /// A part could not be started.
     #[error("cannot start the {part}")]
     Part {
@@ -118,6 +115,11 @@ impl App {
         let policy =
             Policy::new(&policy).map_err(|wrong| AppError::Part { part: "policy", source: wrong.join("; ").into() })?;
         let store = backends::store(&store, &postgres, &database).await?;
+        if token.is_some() && store.is_shared() {
+            tracing::warn!(
+                "no token is configured, so that this server makes one of its own: with several servers on one database set access.tokens"
+            );
+        }
         let archive = backends::archive(&s3, &data).await?;
         let runner = backends::runner(runner, kubernetes, &data).await?;
         let host = ProcessorHost::new(
