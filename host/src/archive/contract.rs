@@ -20,6 +20,7 @@ pub async fn check(archive: &dyn Archive) {
     removed(archive).await;
     only_keys(archive).await;
     many_at_once(archive).await;
+    listed(archive).await;
 }
 
 /// Stores an object in one piece.
@@ -167,4 +168,37 @@ async fn many_at_once(archive: &dyn Archive) {
         let number = size as usize - 10_000;
         assert!(bytes.iter().all(|byte| *byte == number as u8), "{key} is a mixture");
     }
+}
+
+async fn listed(archive: &dyn Archive) {
+    let before = crate::core::Timestamp::now();
+    let list = async |prefix: &str| {
+        let found: Vec<_> = archive.list(prefix).map(Result::unwrap).collect().await;
+        let mut keys: Vec<_> = found.iter().map(|one| (one.key.clone(), one.size)).collect();
+        // Servers keep whole seconds.
+        assert!(found.iter().all(|one| one.modified.millis_since(before) >= -60_000), "{found:?}");
+        keys.sort();
+        keys
+    };
+    put(archive, "contract/listed/one/log", &b"1"[..]).await;
+    put(archive, "contract/listed/one/results/0", &b"22"[..]).await;
+    put(archive, "contract/listed/onely", &b"333"[..]).await;
+    put(archive, "contract/listed/two", &b""[..]).await;
+    let unfinished = archive.create("contract/listed/three", "text/plain").await.unwrap();
+    let key = |name: &str, size: u64| (format!("contract/listed/{name}"), size);
+    let (log, result, onely, two) = (key("one/log", 1), key("one/results/0", 2), key("onely", 3), key("two", 0));
+    assert_eq!(list("contract/listed/").await, [log.clone(), result.clone(), onely.clone(), two]);
+    assert_eq!(list("contract/listed/one").await, [log.clone(), result.clone(), onely]);
+    assert_eq!(list("contract/listed/one/").await, [log, result]);
+    assert_eq!(list("contract/listed/three").await, []);
+    assert_eq!(list("contract/never-was/").await, []);
+    drop(unfinished);
+    archive.remove("contract/listed/two").await.unwrap();
+    assert_eq!(list("contract/listed/t").await, []);
+    futures::future::join_all((0..1_203).map(|n| async move {
+        put(archive, &format!("contract/listed/many/{n}"), &b"x"[..]).await;
+    }))
+    .await;
+    // More than a page of S3 and a batch of a folder.
+    assert_eq!(list("contract/listed/many/").await.len(), 1_203);
 }

@@ -12,6 +12,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
+use crate::core::Timestamp;
+
 /// The largest piece of a body, in bytes.
 const PIECE: usize = 1024 * 1024;
 
@@ -61,6 +63,17 @@ pub struct ArchiveObject {
     pub body: BoxStream<'static, Result<Bytes, ArchiveError>>,
 }
 
+/// An object as a list names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedObject {
+    /// Its key.
+    pub key: String,
+    /// Its bytes.
+    pub size: u64,
+    /// When it was stored.
+    pub modified: Timestamp,
+}
+
 /// The trait of both archives.
 #[async_trait]
 pub trait Archive: Send + Sync {
@@ -72,6 +85,10 @@ pub trait Archive: Send + Sync {
 
     /// Removes an object. One that is not there is fine.
     async fn remove(&self, key: &str) -> Result<(), ArchiveError>;
+
+    /// The objects whose keys begin so, in no order; what changes meanwhile may be missing. Ends at the first error. An archive may keep
+    /// things of others: what is not a key is left out.
+    fn list(&self, prefix: &str) -> BoxStream<'static, Result<ListedObject, ArchiveError>>;
 
     /// An address at which a client gets the object without this server, for some minutes, as a file of this name and media type; `None`
     /// where clients are not to be sent away.

@@ -5,6 +5,7 @@
 #[cfg(any(test, feature = "failpoints"))]
 pub mod contract;
 mod environment;
+pub mod inspection;
 pub mod kubernetes;
 pub mod local;
 

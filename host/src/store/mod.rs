@@ -126,6 +126,9 @@ pub trait JobStore: Send + Sync {
     /// Those of `ids` that have a receipt and a final status: their runs can be released.
     async fn finalized(&self, ids: &[JobId]) -> Result<Vec<JobId>, StoreError>;
 
+    /// Those of `ids` that have a row, removed ones too.
+    async fn known(&self, ids: &[JobId]) -> Result<Vec<JobId>, StoreError>;
+
     /// Keeps a processor's bytes by digest; known ones are left as they are.
     async fn put_processor(&self, digest: Digest, bytes: Bytes) -> Result<(), StoreError>;
 

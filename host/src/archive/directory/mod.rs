@@ -3,6 +3,7 @@
 //! Invariant: a file under an object's name is whole and on disk. Objects grow in `<root>/.tmp` and get their name by a rename; what a
 //! dead server left in there is removed at the next open. A key must not be the folder of another key.
 
+mod list;
 mod writer;
 
 #[cfg(test)]
@@ -22,7 +23,7 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use self::writer::FileWriter;
-use super::{Archive, ArchiveError, ArchiveObject, ArchiveWriter, ByteRange, PIECE, is_key, resolve};
+use super::{Archive, ArchiveError, ArchiveObject, ArchiveWriter, ByteRange, ListedObject, PIECE, is_key, resolve};
 
 /// The folder in which objects grow. No key may begin with it.
 const GROWING: &str = ".tmp";
@@ -186,6 +187,10 @@ impl Archive for DirectoryArchive {
             Ok(())
         })
         .await
+    }
+
+    fn list(&self, prefix: &str) -> BoxStream<'static, Result<ListedObject, ArchiveError>> {
+        list::stream(Arc::clone(&self.root), prefix.to_owned(), self.deadline)
     }
 
     fn uri(&self, key: &str) -> String {

@@ -5,6 +5,7 @@
 
 mod bucket;
 mod error;
+mod list;
 mod reader;
 mod settings;
 mod writer;
@@ -19,6 +20,7 @@ use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use aws_sdk_s3::presigning::PresigningConfig;
 use aws_sdk_s3::primitives::ByteStream;
+use futures::stream::BoxStream;
 
 pub use self::error::S3Error;
 pub use self::settings::{Checksums, Encryption, Settings};
@@ -26,7 +28,7 @@ pub use self::settings::{Checksums, Encryption, Settings};
 use self::bucket::{Bucket, at_once};
 use self::error::{failed, is_absent, short};
 use self::writer::ObjectWriter;
-use super::{Archive, ArchiveError, ArchiveObject, ArchiveWriter, ByteRange};
+use super::{Archive, ArchiveError, ArchiveObject, ArchiveWriter, ByteRange, ListedObject};
 
 /// How long readiness trusts that an object could be stored. In between it only looks at it.
 const PROVEN: Duration = Duration::from_secs(60);
@@ -141,6 +143,10 @@ impl Archive for S3Archive {
             Err(error) if is_absent(&error) => Ok(()),
             Err(error) => Err(failed(bucket, "remove an object", bucket.deadline.as_secs(), &error)),
         }
+    }
+
+    fn list(&self, prefix: &str) -> BoxStream<'static, Result<ListedObject, ArchiveError>> {
+        list::stream(self.bucket.clone(), prefix)
     }
 
     async fn address(&self, key: &str, filename: &str, media_type: &str) -> Result<Option<String>, ArchiveError> {

@@ -41,6 +41,10 @@ impl CallError {
         self.is(Status::is_not_found)
     }
 
+    pub(super) fn is_forbidden(&self) -> bool {
+        self.is(|status| status.code == 403)
+    }
+
     pub(super) fn is_already_exists(&self) -> bool {
         self.is(Status::is_already_exists)
     }

@@ -8,17 +8,18 @@
 //! | [`view`] | what the cluster says of all runs, kept up to date by watches; reads are free |
 //! | [`logs`] | the containers' logs, straight from the API |
 //! | [`failure`] | which refusals are for ever |
+//! | [`inspection`], [`rights`] | what `vespiary doctor` looks at |
 //!
 //! Invariant: names and labels are made of the job's id and the prefix alone, so that any replica can go on with any run. Nothing without
 //! our labels is touched, and of the finalizers only our own.
 //!
-//! Rights that this needs in its namespace: `jobs` get list watch create patch delete, `pods` get list watch patch delete, `pods/log`
-//! get, `events` list watch, `secrets` create.
+//! Rights that this needs in its namespace: [`RIGHTS`].
 
 mod cancel;
 mod cluster;
 mod connect;
 mod failure;
+mod inspection;
 mod launch;
 #[cfg(test)]
 mod launch_tests;
@@ -26,6 +27,7 @@ mod logs;
 mod names;
 mod object;
 mod release;
+mod rights;
 mod settings;
 mod view;
 
@@ -44,6 +46,8 @@ use super::{Launch, Runner, RunnerError};
 use crate::core::{JobId, LogEvent, Observation, RunState};
 
 pub use self::connect::OpenError;
+pub use self::inspection::KubernetesInspector;
+pub use self::rights::{RIGHTS, Right};
 pub use self::settings::{PodSecurity, Settings};
 
 /// The Kubernetes runner. Its watches end when it is dropped; its runs go on.
@@ -60,6 +64,11 @@ impl Drop for KubernetesRunner {
     }
 }
 
+/// Whose runs these are: those of one instance in one namespace.
+fn scope(cluster: &Cluster) -> String {
+    format!("kubernetes/{}/{}", cluster.namespace, cluster.names.instance())
+}
+
 impl KubernetesRunner {
     /// Finds the cluster and begins to watch it. The cluster need not answer yet: [`Runner::ready`] tells when it does.
     pub async fn open(settings: Settings) -> Result<Self, OpenError> {
@@ -69,7 +78,7 @@ impl KubernetesRunner {
     fn start(cluster: Cluster) -> Self {
         let stop = CancellationToken::new();
         let view = View::start(cluster.clone(), stop.clone());
-        let scope = format!("kubernetes/{}/{}", cluster.namespace, cluster.names.instance());
+        let scope = scope(&cluster);
         Self { cluster, view, stop, scope }
     }
 

@@ -36,7 +36,7 @@ pub(super) async fn release(cluster: &Cluster, view: &View, id: JobId) -> Result
 }
 
 /// Removes our finalizer from an object. One that is not there, or does not have it, is let go.
-async fn let_go<K>(cluster: &Cluster, name: &str, uid: Option<&str>) -> Result<(), RunnerError>
+pub(super) async fn let_go<K>(cluster: &Cluster, name: &str, uid: Option<&str>) -> Result<(), RunnerError>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + std::fmt::Debug + for<'de> Deserialize<'de>,
 {

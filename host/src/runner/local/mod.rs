@@ -9,6 +9,7 @@
 //! `<data>/volumes/<claim>`. A mount at `/data` appears as `data` below the working directory. Images, requests, other limits, and
 //! whatever is about nodes, accounts and queues of a cluster have no meaning here.
 
+mod inspection;
 mod logs;
 mod observe;
 mod places;
@@ -39,6 +40,8 @@ use self::spec::Spec;
 use super::{Launch, Runner, RunnerError, environment};
 use crate::core::{JobId, LogEvent, Observation, RunState};
 use crate::failpoint;
+
+pub use self::inspection::LocalInspector;
 
 /// Settings of the local runner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]

@@ -10,11 +10,8 @@ const FILE: &str = "runner-id";
 /// `local/` and the folder's own name. Blocks.
 pub(super) fn of(data_dir: &Path) -> io::Result<String> {
     let file = data_dir.join(FILE);
-    match fs::read_to_string(&file) {
-        Ok(name) if uuid::Uuid::parse_str(name.trim()).is_ok() => return Ok(format!("local/{}", name.trim())),
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
+    if let Some(scope) = read(&file)? {
+        return Ok(scope);
     }
     let name = uuid::Uuid::now_v7().to_string();
     let new = file.with_extension("new");
@@ -24,6 +21,20 @@ pub(super) fn of(data_dir: &Path) -> io::Result<String> {
     fs::rename(&new, &file)?;
     File::open(data_dir)?.sync_all()?;
     Ok(format!("local/{name}"))
+}
+
+/// The same where it has been made. Blocks.
+pub(super) fn known(data_dir: &Path) -> Option<String> {
+    read(&data_dir.join(FILE)).ok().flatten()
+}
+
+fn read(file: &Path) -> io::Result<Option<String>> {
+    match fs::read_to_string(file) {
+        Ok(name) if uuid::Uuid::parse_str(name.trim()).is_ok() => Ok(Some(format!("local/{}", name.trim()))),
+        Ok(_) => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]

@@ -64,12 +64,17 @@ pub(in crate::store) async fn only_recorded_runs_are_finalized(store: &dyn JobSt
     store.finish(FinalRecord { receipt: None, ..record(bare, Failed, Vec::new()) }).await.unwrap();
     let done = accepted(store).await;
     store.finish(record(done, Successful, Vec::new())).await.unwrap();
-    let asked = [open, dismissed, bare, done, JobId::new()];
+    let unknown = JobId::new();
+    let asked = [open, dismissed, bare, done, unknown];
     assert_eq!(store.finalized(&asked).await.unwrap(), [done]);
     store.finish(record(dismissed, Failed, Vec::new())).await.unwrap();
     let found: BTreeSet<_> = store.finalized(&asked).await.unwrap().into_iter().collect();
     assert_eq!(found, BTreeSet::from([dismissed, done]));
     assert_eq!(store.finalized(&[]).await.unwrap(), []);
+    let known: BTreeSet<_> = store.known(&asked).await.unwrap().into_iter().collect();
+    let rows: BTreeSet<_> = asked.iter().copied().filter(|id| *id != unknown).collect();
+    assert_eq!(known, rows);
+    assert_eq!(store.known(&[]).await.unwrap(), []);
 }
 
 pub(in crate::store) async fn removal_answers_the_keys_each_time(store: &dyn JobStore) {

@@ -97,6 +97,18 @@ impl PostgresStore {
     pub async fn open(url: &str, settings: &Settings) -> Result<Arc<Self>, StoreError> {
         let door = Door::new(url, settings)?;
         migrate(&door, Duration::from_millis(settings.migration_timeout_ms.max(1))).await?;
+        Self::connect(door, settings).await
+    }
+
+    /// The same for a database that is there: its schema is left as it is.
+    ///
+    /// # Errors
+    /// As [`Self::open`], but for those of the schema.
+    pub async fn attach(url: &str, settings: &Settings) -> Result<Arc<Self>, StoreError> {
+        Self::connect(Door::new(url, settings)?, settings).await
+    }
+
+    async fn connect(door: Door, settings: &Settings) -> Result<Arc<Self>, StoreError> {
         let calls = Arc::new(Calls::new(
             Pool::new(door.clone(), settings),
             Duration::from_millis(settings.deadline_ms.max(1)),
@@ -230,6 +242,10 @@ impl JobStore for PostgresStore {
 
     async fn finalized(&self, ids: &[JobId]) -> Result<Vec<JobId>, StoreError> {
         self.calls.answer(&reads::Finalized(ids)).await
+    }
+
+    async fn known(&self, ids: &[JobId]) -> Result<Vec<JobId>, StoreError> {
+        self.calls.answer(&reads::Known(ids)).await
     }
 
     async fn put_processor(&self, digest: Digest, bytes: Bytes) -> Result<(), StoreError> {

@@ -108,6 +108,18 @@ impl SqliteStore {
     /// this program or was changed by others.
     pub async fn open(path: &Path, settings: &Settings) -> Result<Arc<Self>, StoreError> {
         create_private(path).await.map_err(|error| StoreError::Unavailable(sqlx::Error::Io(error)))?;
+        Self::start(path, settings, false).await
+    }
+
+    /// Opens a file that is there, beside a server that may use it: nothing is created or brought up to date, and every write fails.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if there is no such file or it cannot be opened.
+    pub async fn open_reading(path: &Path, settings: &Settings) -> Result<Arc<Self>, StoreError> {
+        Self::start(path, settings, true).await
+    }
+
+    async fn start(path: &Path, settings: &Settings, only_reads: bool) -> Result<Arc<Self>, StoreError> {
         let cache = |kib: u32| format!("-{kib}");
         let options = SqliteConnectOptions::new()
             .filename(path)
@@ -123,15 +135,19 @@ impl SqliteStore {
             .statement_cache_capacity(48)
             .thread_name(|number| format!("{THREAD}-{number}"))
             .disable_statement_logging();
+        let options = options.read_only(only_reads);
+        let writer_options = options.clone().pragma("cache_size", cache(settings.writer_cache_kib));
         let writer_options =
-            options.clone().journal_mode(SqliteJournalMode::Wal).pragma("cache_size", cache(settings.writer_cache_kib));
+            if only_reads { writer_options } else { writer_options.journal_mode(SqliteJournalMode::Wal) };
         let mut connection = writer_options.connect().await.map_err(classify)?;
-        sqlx::migrate!("../migrations/sqlite").run(&mut connection).await.map_err(classify_migration)?;
-        // The file has one server at a time: a claim that is still there is that of one which died.
-        sqlx::query("update jobs set claim_owner = null, claim_until = null where claim_owner is not null")
-            .execute(&mut connection)
-            .await
-            .map_err(classify)?;
+        if !only_reads {
+            sqlx::migrate!("../migrations/sqlite").run(&mut connection).await.map_err(classify_migration)?;
+            // The file has one server at a time: a claim that is still there is that of one which died.
+            sqlx::query("update jobs set claim_owner = null, claim_until = null where claim_owner is not null")
+                .execute(&mut connection)
+                .await
+                .map_err(classify)?;
+        }
 
         let deadline = Duration::from_millis(settings.deadline_ms.max(1));
         let readers = SqlitePoolOptions::new()
@@ -295,6 +311,17 @@ impl JobStore for SqliteStore {
             .bind(rows::ids_json(ids)?)
             .fetch_all(&mut *self.reader().await?)
             .await;
+            found.map_err(classify)?.iter().map(rows::id).collect()
+        })
+        .await
+    }
+
+    async fn known(&self, ids: &[JobId]) -> Result<Vec<JobId>, StoreError> {
+        self.within(async {
+            let found = sqlx::query("select id from jobs where id in (select value from json_each(?1))")
+                .bind(rows::ids_json(ids)?)
+                .fetch_all(&mut *self.reader().await?)
+                .await;
             found.map_err(classify)?.iter().map(rows::id).collect()
         })
         .await
