@@ -41,6 +41,10 @@ impl CallError {
         self.is(Status::is_not_found)
     }
 
+    pub(super) fn is_bad_request(&self) -> bool {
+        self.is(|status| status.code == 400)
+    }
+
     pub(super) fn is_already_exists(&self) -> bool {
         self.is(Status::is_already_exists)
     }
@@ -103,11 +107,14 @@ mod tests {
 
     #[test]
     fn what_can_never_work_is_refused_with_the_servers_words() {
-        for (code, reason) in [(400, "BadRequest"), (403, "Forbidden"), (404, "NotFound"), (413, ""), (422, "Invalid")] {
+        for (code, reason) in [(400, "BadRequest"), (403, "Forbidden"), (404, "NotFound"), (413, ""), (422, "Invalid")]
+        {
             let refused = answered(code, reason, "exceeded quota: q").into_runner("create");
             assert!(matches!(&refused, RunnerError::Refused(why) if why.ends_with("exceeded quota: q")), "{refused}");
         }
-        assert!(matches!(answered(403, "Forbidden", "").into_runner("create"), RunnerError::Refused(why) if why.contains("403")));
+        assert!(
+            matches!(answered(403, "Forbidden", "").into_runner("create"), RunnerError::Refused(why) if why.contains("403"))
+        );
     }
 
     #[test]
@@ -120,6 +127,9 @@ mod tests {
         assert_eq!(error.to_string(), "the runner is not available: could not create the Job");
         let broken = kube::Error::ReadEvents(std::io::Error::other("cut"));
         assert!(matches!(CallError::from(broken).into_runner("x"), RunnerError::Unavailable { .. }));
-        assert!(answered(409, "AlreadyExists", "").is_already_exists() && !answered(409, "Conflict", "").is_already_exists());
+        assert!(
+            answered(409, "AlreadyExists", "").is_already_exists()
+                && !answered(409, "Conflict", "").is_already_exists()
+        );
     }
 }

@@ -32,16 +32,14 @@ pub(super) async fn release(cluster: &Cluster, view: &View, id: JobId) -> Result
     let pods = try_join_all(held.map(|pod| let_go::<Pod>(cluster, &pod.name, Some(&pod.uid))));
     let name = cluster.names.job(id);
     try_join(pods, let_go::<Job>(cluster, &name, None)).await?;
+    view.let_go(id);
     Ok(())
 }
 
 /// Removes our finalizer from an object. One that is not there, or does not have it, is let go.
 async fn let_go<K>(cluster: &Cluster, name: &str, uid: Option<&str>) -> Result<(), RunnerError>
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + std::fmt::Debug
-        + for<'de> Deserialize<'de>,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + std::fmt::Debug + for<'de> Deserialize<'de>,
 {
     const WHAT: &str = "remove the finalizer";
     let mut place = 0; // where we put it
