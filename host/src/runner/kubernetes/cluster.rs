@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, header};
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use k8s_openapi::NamespaceResourceScope;
 use kube::api::{DeleteParams, Preconditions};
 use kube::{Api, Resource};
 use serde::Deserialize;
@@ -129,5 +129,58 @@ impl Cluster {
         let api: Api<K> = Api::namespaced(self.client.clone(), &self.namespace);
         let found = self.call(|| api.get_metadata_opt(name)).await?;
         Ok(found.map(|object| object.metadata))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use kube::client::Body;
+    use serde_json::json;
+
+    use super::*;
+
+    /// A cluster whose API server is busy so many times, then answers; and how often it was called.
+    fn busy(times: u32, deadline_ms: u32) -> (Cluster, Arc<AtomicU32>) {
+        let calls = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&calls);
+        let service = tower::service_fn(move |request: http::Request<Body>| {
+            assert_eq!(request.uri(), "/apis/batch/v1/namespaces/here/jobs?fieldValidation=Strict");
+            let is_busy = count.fetch_add(1, Ordering::SeqCst) < times;
+            let (code, body) = match is_busy {
+                true => {
+                    (429, json!({ "kind": "Status", "code": 429, "reason": "TooManyRequests", "message": "later" }))
+                }
+                false => (201, json!({ "kind": "Job", "metadata": { "uid": "u" }, "spec": {} })),
+            };
+            let answer =
+                http::Response::builder().status(code).body(Body::from(body.to_string().into_bytes())).unwrap();
+            async move { Ok::<_, Infallible>(answer) }
+        });
+        let settings = Settings { deadline_ms, ..Settings::default() };
+        let cluster = Cluster {
+            client: kube::Client::new(service, "here"),
+            namespace: "here".to_owned(),
+            names: Names::new(&settings.job_name_prefix),
+            settings: Arc::new(settings),
+        };
+        (cluster, calls)
+    }
+
+    #[tokio::test]
+    async fn a_busy_api_server_is_asked_again_within_the_deadline() {
+        let (cluster, calls) = busy(3, 10_000);
+        let created = cluster.create::<Job>(&json!({})).await.unwrap();
+        assert_eq!((created.uid.as_deref(), calls.load(Ordering::SeqCst)), (Some("u"), 4));
+
+        let (cluster, calls) = busy(9, 10_000);
+        assert!(cluster.create::<Job>(&json!({})).await.unwrap_err().is_busy());
+        assert_eq!(calls.load(Ordering::SeqCst), 4);
+
+        let (cluster, calls) = busy(9, 200);
+        assert!(matches!(cluster.create::<Job>(&json!({})).await, Err(CallError::Deadline(_))));
+        assert_eq!(calls.load(Ordering::SeqCst), 2);
     }
 }

@@ -20,7 +20,9 @@ pub enum OpenError {
     #[error("the settings are wrong: {}", .0.join("; "))]
     Settings(Vec<String>),
     /// There is no cluster to be found.
-    #[error("no cluster is configured: not in a pod with a service account ({in_cluster}), and no kubeconfig to go by: set KUBECONFIG")]
+    #[error(
+        "no cluster is configured: not in a pod with a service account ({in_cluster}), and no kubeconfig to go by: set KUBECONFIG"
+    )]
     NoCluster {
         /// Why not by a service account.
         in_cluster: InClusterError,

@@ -91,5 +91,8 @@ async fn complete(cluster: &Cluster, name: &str, queue: Option<&str>) -> Result<
             Err(error) => return Err(error.into_unavailable(WHAT)),
         }
     }
-    Err(RunnerError::Unavailable { message: format!("could not {WHAT}"), source: "others change it all the time".into() })
+    Err(RunnerError::Unavailable {
+        message: format!("could not {WHAT}"),
+        source: "others change it all the time".into(),
+    })
 }

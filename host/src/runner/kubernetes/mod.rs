@@ -20,13 +20,13 @@ mod cluster;
 mod connect;
 mod failure;
 mod launch;
+#[cfg(test)]
+mod launch_tests;
 mod logs;
 mod names;
 mod object;
 mod release;
 mod settings;
-#[cfg(test)]
-mod tests;
 mod view;
 
 use std::sync::Arc;

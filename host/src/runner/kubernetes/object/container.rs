@@ -131,8 +131,9 @@ impl<'a> Builder<'a> {
 
     /// Texts of a command. One that holds a secret is a variable from the Secret, which the cluster expands.
     fn texts(&mut self, texts: &[String], masked: Option<&[String]>, env: &mut Vec<EnvVar>) -> Vec<String> {
-        let is_secret =
-            |index: usize, text: &String| masked.and_then(|masked| masked.get(index)).is_some_and(|masked| masked != text);
+        let is_secret = |index: usize, text: &String| {
+            masked.and_then(|masked| masked.get(index)).is_some_and(|masked| masked != text)
+        };
         let mut written = Vec::with_capacity(texts.len());
         for (index, text) in texts.iter().enumerate() {
             if is_secret(index, text) {
@@ -185,7 +186,8 @@ const fn pull_policy(policy: ImagePullPolicy) -> &'static str {
 
 fn resources(resources: &plan::Resources) -> Option<ResourceRequirements> {
     let amounts = |amounts: &BTreeMap<String, String>| {
-        let amounts: BTreeMap<_, _> = amounts.iter().map(|(name, text)| (name.clone(), Quantity(text.clone()))).collect();
+        let amounts: BTreeMap<_, _> =
+            amounts.iter().map(|(name, text)| (name.clone(), Quantity(text.clone()))).collect();
         (!amounts.is_empty()).then_some(amounts)
     };
     let (limits, requests) = (amounts(&resources.limits), amounts(&resources.requests));

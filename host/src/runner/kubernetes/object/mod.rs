@@ -64,7 +64,9 @@ fn objects(names: &Names, settings: &Settings, launch: &Launch) -> Result<Object
     let needs_secret = !contents.is_empty();
     if contents.size() > OBJECT_LIMIT {
         let bytes = contents.size();
-        return Err(format!("the inputs have {bytes} bytes, over the cluster's limit of {OBJECT_LIMIT} for what travels with a job"));
+        return Err(format!(
+            "the inputs have {bytes} bytes, over the cluster's limit of {OBJECT_LIMIT} for what travels with a job"
+        ));
     }
 
     let mut job_labels = labels;

@@ -97,10 +97,8 @@ fn volume(name: &str, source: &VolumeSource) -> Volume {
             });
         }
         VolumeSource::EmptyDir { medium, size_limit } => {
-            volume.empty_dir = Some(EmptyDirVolumeSource {
-                medium: medium.clone(),
-                size_limit: size_limit.clone().map(Quantity),
-            });
+            volume.empty_dir =
+                Some(EmptyDirVolumeSource { medium: medium.clone(), size_limit: size_limit.clone().map(Quantity) });
         }
         VolumeSource::ConfigMap { name, optional } => {
             volume.config_map = Some(ConfigMapVolumeSource {

@@ -56,12 +56,7 @@ impl Contents {
 }
 
 /// The Secret as JSON, owned by the Job of this uid, with which it goes.
-pub(in super::super) fn secret(
-    name: &str,
-    uid: &str,
-    labels: BTreeMap<String, String>,
-    contents: &Contents,
-) -> Value {
+pub(in super::super) fn secret(name: &str, uid: &str, labels: BTreeMap<String, String>, contents: &Contents) -> Value {
     let owner = OwnerReference {
         api_version: "batch/v1".to_owned(),
         kind: "Job".to_owned(),

@@ -15,8 +15,8 @@ use tokio::process::{Child, Command};
 
 use super::super::run_dir::{self, RunDir};
 use super::super::spec::{self, Spec};
-use crate::runner::environment;
 use crate::core::plan::{Container, EnvValue, KeyReference, Mount, VolumeSource};
+use crate::runner::environment;
 
 /// What an image would bring.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -105,12 +105,7 @@ pub(super) fn limit_own_resources(spec: &Spec) {
 }
 
 /// The variables of a container, in an order in which later ones win.
-fn variables(
-    dir: &RunDir,
-    spec: &Spec,
-    container: &Container,
-    init: bool,
-) -> Result<Vec<(String, OsString)>, String> {
+fn variables(dir: &RunDir, spec: &Spec, container: &Container, init: bool) -> Result<Vec<(String, OsString)>, String> {
     let mut variables = vec![("PATH".to_owned(), OsString::from(PATH))];
     for variable in &container.env {
         let value = match &variable.value {
