@@ -2,6 +2,7 @@
 
 mod backends;
 mod data_dir;
+pub mod examine;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod client;
+mod doctor;
 mod output;
 mod serve;
 
@@ -43,6 +44,10 @@ enum Command {
     Sql(client::Sql),
     /// Show the configuration in force, secrets masked
     Config(serve::ShowConfig),
+    /// Find, explain and repair what is left behind or cannot be reached
+    Doctor(doctor::Doctor),
+    /// Let the cluster's objects go, for a cluster without servers
+    Uninstall(doctor::Uninstall),
     /// The watcher of one local run; the server starts it
     #[command(hide = true)]
     Shim {
@@ -93,6 +98,8 @@ pub fn main() -> ExitCode {
         Command::Run(run) => run.run(),
         Command::Sql(sql) => sql.run(),
         Command::Config(show) => show.run(),
+        Command::Doctor(doctor) => doctor.run(),
+        Command::Uninstall(uninstall) => uninstall.run(),
         Command::Shim { .. } => Ok(ExitCode::SUCCESS),
     };
     match done {

@@ -9,6 +9,7 @@ mod deploy;
 mod dismiss;
 mod error;
 mod finish;
+pub mod inspect;
 mod observe;
 mod outputs;
 mod read;

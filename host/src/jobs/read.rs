@@ -215,12 +215,28 @@ impl Jobs {
 
 /// The key of a job's log in the archive: made from the job id alone, so that a repeat writes the same object.
 pub(super) fn log_key(id: JobId) -> String {
-    format!("logs/{id}.log")
+    format!("{LOGS}{id}.log")
+}
+
+/// How the keys of logs begin.
+pub(super) const LOGS: &str = "logs/";
+
+/// How the keys of outputs begin.
+pub(super) const RESULTS: &str = "results/";
+
+/// The job whose object has this key; `None` for any other key.
+pub(super) fn id_in_key(key: &str) -> Option<JobId> {
+    if let Some(log) = key.strip_prefix(LOGS) {
+        return log.strip_suffix(".log")?.parse().ok();
+    }
+    let (id, place) = key.strip_prefix(RESULTS)?.split_once('/')?;
+    place.parse::<usize>().ok()?;
+    id.parse().ok()
 }
 
 /// The key of one of a job's outputs in the archive, by its place in the record.
 pub(super) fn output_key(id: JobId, place: usize) -> String {
-    format!("results/{id}/{place}")
+    format!("{RESULTS}{id}/{place}")
 }
 
 fn unread(failed: ArchiveError, what: &'static str) -> Error {

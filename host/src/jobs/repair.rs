@@ -46,7 +46,7 @@ impl Jobs {
     }
 
     /// Replicas see the same rows at the same time: one of them repairs a job, and none while another launches or finalizes it.
-    async fn repair_claimed(&self, job: &UnfinishedJob, before: Timestamp) -> Result<(), Error> {
+    pub(super) async fn repair_claimed(&self, job: &UnfinishedJob, before: Timestamp) -> Result<(), Error> {
         if self.launching.has(job.id) {
             return Ok(());
         }

@@ -8,6 +8,7 @@ mod environment;
 pub mod inspection;
 pub mod kubernetes;
 pub mod local;
+mod signal;
 
 use std::sync::Arc;
 
