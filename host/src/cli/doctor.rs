@@ -30,6 +30,9 @@ pub(crate) struct Doctor {
     /// Longest time of one check, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
     deadline: u32,
+    /// What ended or changed less than so many seconds ago is left to the servers
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    settle: u32,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -38,13 +41,13 @@ pub(crate) struct Doctor {
 impl Doctor {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         let (config, _) = self.config.load(Overrides::default())?;
-        let limits = limits(self.deadline, self.force);
+        let settle = Duration::from_secs(u64::from(self.settle));
+        let limits = Limits { settle, force: self.force, ..limits(self.deadline) };
         let (findings, unrepaired) = block_on(async {
             let subject = examine::open(&config, limits).await;
             let mut findings = subject.look().await;
             let to_do = self.fix && findings.iter().any(|finding| finding.fix.is_some());
-            let outcome =
-                if to_do { examine::repair(&config, &subject, &mut findings).await } else { Ok(()) };
+            let outcome = if to_do { examine::repair(&config, &subject, &mut findings).await } else { Ok(()) };
             Ok((findings, outcome.err()))
         })?;
         if self.json {
@@ -60,8 +63,8 @@ impl Doctor {
     }
 }
 
-fn limits(deadline: u32, force: bool) -> Limits {
-    Limits { deadline: Duration::from_secs(u64::from(deadline)), force, ..Limits::default() }
+fn limits(deadline: u32) -> Limits {
+    Limits { deadline: Duration::from_secs(u64::from(deadline)), ..Limits::default() }
 }
 
 /// A block for each finding: sentences do not fit into columns.
@@ -76,7 +79,9 @@ fn shown(findings: &[Finding]) -> String {
             format!("  means  {}", finding.meaning),
         ];
         match (&finding.done, &finding.fix) {
-            (Some(done), _) => lines.push(format!("  {}  {}", if done.repaired { "fixed" } else { "left " }, done.text)),
+            (Some(done), _) => {
+                lines.push(format!("  {}  {}", if done.repaired { "fixed" } else { "left " }, done.text))
+            }
             (None, Some(fix)) => lines.push(format!("  --fix  {fix}")),
             (None, None) => {}
         }
@@ -125,7 +130,7 @@ impl Uninstall {
             return self.local(&config);
         }
         let leaving = block_on(async {
-            let subject = examine::open(&config, limits(self.deadline, false)).await;
+            let subject = examine::open(&config, limits(self.deadline)).await;
             Ok(leave(&subject, self.release, self.force).await.map_err(UninstallError::Unseen)?)
         })?;
         if self.json {

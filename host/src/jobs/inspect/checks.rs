@@ -218,11 +218,16 @@ impl Subject {
         let jobs: HashSet<JobId> = runs.iter().filter(|(_, run)| run.has_job()).map(|(id, _)| *id).collect();
         for secret in orphans.filter(|secret| !jobs.contains(&secret.job_id)) {
             let place = format!("Secret {}", secret.name);
-            let meaning = "it holds the inputs of a job whose Job is gone; the cluster should have removed it with the Job";
+            let meaning =
+                "it holds the inputs of a job whose Job is gone; the cluster should have removed it with the Job";
             let finding = Finding::new(Warning, "secret without a job", place, meaning);
             found.push(match secret.created <= kept {
                 true => finding.fixed_by(Remedy::Secret(secret.clone()), "delete it"),
-                false => Finding { meaning: format!("{meaning}; younger than a day, so it stays for now"), severity: Note, ..finding },
+                false => Finding {
+                    meaning: format!("{meaning}; younger than a day, so it stays for now"),
+                    severity: Note,
+                    ..finding
+                },
             });
         }
         Ok(())
@@ -271,7 +276,10 @@ impl Subject {
                 Ok(Some(page)) => page,
                 Ok(None) => break,
                 Err(_) => {
-                    let meaning = format!("{read} objects were read in {} s, the rest was not looked at: give it more with --deadline", self.limits.deadline.as_secs());
+                    let meaning = format!(
+                        "{read} objects were read in {} s, the rest was not looked at: give it more with --deadline",
+                        self.limits.deadline.as_secs()
+                    );
                     found.push(Finding::new(Note, "not looked at", archive.uri(""), meaning));
                     break;
                 }
@@ -310,7 +318,11 @@ impl Subject {
         if strays.is_empty() {
             return;
         }
-        let place = format!("{} objects, {bytes} bytes, the first {}", strays.len(), archive.uri(strays.first().map_or("", String::as_str)));
+        let place = format!(
+            "{} objects, {bytes} bytes, the first {}",
+            strays.len(),
+            archive.uri(strays.first().map_or("", String::as_str))
+        );
         let meaning = "logs and results of jobs that this database does not know, older than a day";
         found.push(if known < unknown && !self.limits.force {
             let meaning = format!(
@@ -324,8 +336,10 @@ impl Subject {
 }
 
 const RUNNER_DOWN: &str = "no job starts or ends meanwhile; those that run go on, and nothing is lost";
-const STORE_DOWN: &str = "the server answers nothing and records nothing meanwhile; jobs that run go on and are recorded later";
-const ARCHIVE_DOWN: &str = "no job that ended is recorded or let go meanwhile; each is tried again, and nothing is lost";
+const STORE_DOWN: &str =
+    "the server answers nothing and records nothing meanwhile; jobs that run go on and are recorded later";
+const ARCHIVE_DOWN: &str =
+    "no job that ended is recorded or let go meanwhile; each is tried again, and nothing is lost";
 
 fn unreachable(what: &'static str, place: &str, why: &str, consequence: &str) -> Finding {
     Finding::new(Error, what, place, format!("{why}. {consequence}"))
@@ -348,7 +362,8 @@ fn row_without_run(row: UnfinishedJob, place: &str) -> Finding {
     };
     let id = row.id;
     let meaning = format!("{meaning}, so no server looks after {place}");
-    Finding::new(Warning, "row without a run", format!("job {id} ({})", row.status), meaning).fixed_by(Remedy::Row(row), fix)
+    Finding::new(Warning, "row without a run", format!("job {id} ({})", row.status), meaning)
+        .fixed_by(Remedy::Row(row), fix)
 }
 
 /// The objects of each job, Secrets left out.

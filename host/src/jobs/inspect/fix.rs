@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Done, Finding, Limits, Remedy, chain, within};
-use crate::archive::{Archive as _, ArchiveError};
+use crate::archive::ArchiveError;
 use crate::core::job::UnfinishedJob;
 use crate::core::{ExitState, JobId, RunState, Timestamp};
 use crate::jobs::capture::{CaptureRules, capture};

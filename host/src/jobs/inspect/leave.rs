@@ -96,7 +96,8 @@ pub async fn leave(subject: &Subject, release: bool, force: bool) -> Result<Leav
     let open: HashSet<JobId> =
         leaving.held.iter().filter(|one| one.state != HeldState::Recorded).map(|one| one.job_id).collect();
     if !open.is_empty() && !force {
-        let unasked = recorded.err().map(|why| format!(" (the database could not be asked: {why})")).unwrap_or_default();
+        let unasked =
+            recorded.err().map(|why| format!(" (the database could not be asked: {why})")).unwrap_or_default();
         leaving.refused = Some(format!(
             "{} jobs are not finished and recorded{unasked}: their logs and results would be lost. Let a server finish them, or say --force",
             open.len()

@@ -30,9 +30,12 @@ pub struct KubernetesInspector {
 impl KubernetesInspector {
     /// Finds the cluster, which is not called yet.
     pub async fn open(settings: Settings) -> Result<Self, OpenError> {
-        let cluster = connect(settings).await?;
+        Ok(Self::of(connect(settings).await?))
+    }
+
+    pub(super) fn of(cluster: Cluster) -> Self {
         let scope = scope(&cluster);
-        Ok(Self { cluster, scope })
+        Self { cluster, scope }
     }
 
     async fn jobs(&self, into: &mut Vec<FoundObject>) -> Result<(), CallError> {
@@ -73,9 +76,7 @@ impl KubernetesInspector {
             let found: ObjectList<PartialObjectMeta<Secret>> = self.cluster.call(|| api.list_metadata(&page)).await?;
             next = following(&page, found.metadata.continue_);
             let secrets = found.items.into_iter();
-            into.extend(
-                secrets.filter_map(|secret| found_object(ObjectKind::Secret, secret.metadata, Stage::Alive)),
-            );
+            into.extend(secrets.filter_map(|secret| found_object(ObjectKind::Secret, secret.metadata, Stage::Alive)));
         }
         Ok(())
     }
@@ -194,7 +195,8 @@ mod tests {
     const FINISHED: i64 = 1_767_323_045_000;
 
     fn job(status: Value, meta: Value) -> Job {
-        let job = json!({ "metadata": meta, "spec": { "template": { "spec": { "containers": [] } } }, "status": status });
+        let job =
+            json!({ "metadata": meta, "spec": { "template": { "spec": { "containers": [] } } }, "status": status });
         serde_json::from_value(job).unwrap()
     }
 
@@ -223,9 +225,7 @@ mod tests {
 
     #[test]
     fn a_job_has_ended_when_it_says_so_or_is_being_deleted() {
-        let condition = |kind: &str, status: &str| {
-            json!({ "conditions": [{ "type": kind, "status": status, "lastTransitionTime": "2026-01-02T03:04:05Z" }] })
-        };
+        let condition = |kind: &str, status: &str| json!({ "conditions": [{ "type": kind, "status": status, "lastTransitionTime": "2026-01-02T03:04:05Z" }] });
         let ended = Stage::Ended(Timestamp::from_millis(FINISHED));
         assert_eq!(stage_of_job(&job(condition("Complete", "True"), json!({}))), ended);
         assert_eq!(stage_of_job(&job(condition("Failed", "True"), json!({}))), ended);
@@ -238,7 +238,9 @@ mod tests {
 
     #[test]
     fn what_has_no_id_of_a_job_is_not_ours() {
-        let meta = |label: &str| serde_json::from_value(json!({ "name": "n", "uid": "u", "labels": { JOB_ID: label } })).unwrap();
+        let meta = |label: &str| {
+            serde_json::from_value(json!({ "name": "n", "uid": "u", "labels": { JOB_ID: label } })).unwrap()
+        };
         assert_eq!(found_object(ObjectKind::Pod, meta("../../x"), Stage::Alive), None);
         assert_eq!(found_object(ObjectKind::Pod, ObjectMeta::default(), Stage::Alive), None);
         let id = crate::core::JobId::new();

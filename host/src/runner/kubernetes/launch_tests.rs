@@ -37,7 +37,7 @@ async fn home(test: &str) -> Option<Cluster> {
 }
 
 /// Runs a test and cleans up, whatever came of it.
-async fn on_a_cluster<T: Future<Output = ()>>(test: &str, body: impl FnOnce(KubernetesRunner) -> T) {
+pub(super) async fn on_a_cluster<T: Future<Output = ()>>(test: &str, body: impl FnOnce(KubernetesRunner) -> T) {
     let Some(cluster) = home(test).await else { return };
     let outcome = std::panic::AssertUnwindSafe(body(KubernetesRunner::start(cluster.clone()))).catch_unwind().await;
     let free = Patch::Merge(json!({ "metadata": { "finalizers": null } }));

@@ -28,6 +28,8 @@ mod names;
 mod object;
 mod release;
 mod rights;
+#[cfg(test)]
+mod rights_tests;
 mod settings;
 mod view;
 
