@@ -44,7 +44,9 @@ fn told(output: &Output) -> (i32, String, String) {
 
 #[test]
 fn every_command_explains_itself_with_an_example() {
-    for command in ["serve", "check", "processes", "jobs", "logs", "receipt", "run", "sql", "config", "doctor", "uninstall"] {
+    for command in
+        ["serve", "check", "processes", "jobs", "logs", "receipt", "run", "sql", "config", "doctor", "uninstall"]
+    {
         let (code, out, _) = alone(&[command, "--help"]);
         assert!(code == 0 && out.contains(&format!("\n  vespiary {command}")), "{command}: {out}");
     }

@@ -1,8 +1,9 @@
 //! The layout that the code must keep: who may know whom, how long a file may be, which words say nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use vespiary::runner::kubernetes::RIGHTS;
 use vespiary_tests::workspace::root;
 
 /// Which top-level modules of the host each one may use, beside itself. `failpoint` is a line in tests and nothing outside.
@@ -196,6 +197,42 @@ fn the_project_speaks_of_itself_alone() {
             assert!(!text.contains(word.as_str()), "{} names {word}", path.display());
         }
     }
+}
+
+/// Resource (`group/resource`) and verb of each rule of a Role, as they stand in the file: lists on one line.
+fn granted(role: &str) -> BTreeSet<(String, String)> {
+    let list = |line: &str| {
+        let inside = line.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map_or("", |(inside, _)| inside);
+        inside.split(',').map(|item| item.trim().trim_matches('"').to_owned()).collect::<Vec<_>>()
+    };
+    let (mut groups, mut resources, mut found) = (Vec::new(), Vec::new(), BTreeSet::new());
+    for line in role.lines().map(|line| line.trim().trim_start_matches("- ")) {
+        if line.starts_with("apiGroups:") {
+            groups = list(line);
+        } else if line.starts_with("resources:") {
+            resources = list(line);
+        } else if line.starts_with("verbs:") {
+            for (group, resource) in groups.iter().flat_map(|group| resources.iter().map(move |one| (group, one))) {
+                found.extend(list(line).into_iter().map(|verb| (format!("{group}/{resource}"), verb)));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn the_role_grants_what_the_runner_uses_and_nothing_else() {
+    let role = std::fs::read_to_string(root().join("k8s-manifests/base/role.yaml")).unwrap();
+    let used: BTreeSet<_> = RIGHTS
+        .iter()
+        .flat_map(|right| {
+            let resource = format!("{}/{}", right.group, right.resource);
+            right.verbs.iter().map(move |verb| (resource.clone(), (*verb).to_owned()))
+        })
+        .collect();
+    assert_eq!(granted(&role), used);
+    let less = role.replace("patch, ", "");
+    assert_ne!(granted(&less), used, "the test can fail");
 }
 
 #[test]

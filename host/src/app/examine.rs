@@ -85,7 +85,9 @@ pub async fn repair(config: &Config, subject: &Subject, findings: &mut [Finding]
     let is_embedded =
         config.store.url.is_none() || config.s3.bucket.is_empty() || config.runner.kind == RunnerKind::Local;
     let said = |error: super::AppError| chain(&error);
-    let scratch = tempfile::tempdir().map_err(|error| format!("no folder for temporary files: {error}"))?;
+    // Large results pass through it: where the server has room for them, so have we.
+    let scratch = if config.data_dir.is_dir() { tempfile::tempdir_in(&config.data_dir) } else { tempfile::tempdir() };
+    let scratch = scratch.map_err(|error| format!("no folder for temporary files: {error}"))?;
     // A folder that is not locked is not touched either: a stand-in takes what opening it would make.
     let data = if is_embedded { config.data_dir.clone() } else { scratch.path().join("data") };
     let data = DataDir::open(data).map_err(said)?;

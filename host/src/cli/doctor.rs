@@ -80,7 +80,7 @@ fn shown(findings: &[Finding]) -> String {
         ];
         match (&finding.done, &finding.fix) {
             (Some(done), _) => {
-                lines.push(format!("  {}  {}", if done.repaired { "fixed" } else { "left " }, done.text))
+                lines.push(format!("  {}  {}", if done.repaired { "fixed" } else { "left " }, done.text));
             }
             (None, Some(fix)) => lines.push(format!("  --fix  {fix}")),
             (None, None) => {}

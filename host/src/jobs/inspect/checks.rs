@@ -335,11 +335,11 @@ impl Subject {
     }
 }
 
-const RUNNER_DOWN: &str = "no job starts or ends meanwhile; those that run go on, and nothing is lost";
+const RUNNER_DOWN: &str = "No job starts or ends meanwhile; those that run go on, and nothing is lost";
 const STORE_DOWN: &str =
-    "the server answers nothing and records nothing meanwhile; jobs that run go on and are recorded later";
+    "The server answers nothing and records nothing meanwhile; jobs that run go on and are recorded later";
 const ARCHIVE_DOWN: &str =
-    "no job that ended is recorded or let go meanwhile; each is tried again, and nothing is lost";
+    "No job that ended is recorded or let go meanwhile; each is tried again, and nothing is lost";
 
 fn unreachable(what: &'static str, place: &str, why: &str, consequence: &str) -> Finding {
     Finding::new(Error, what, place, format!("{why}. {consequence}"))

@@ -1,0 +1,80 @@
+//! `vespiary doctor` and `vespiary uninstall` as their user meets them, beside a server and without one.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+use vespiary_tests::workspace::program;
+use vespiary_tests::{Server, local_only};
+
+/// Exit code, standard output, standard error; nothing is left to servers.
+fn run(data: &Path, args: &[&str]) -> (i32, String, String) {
+    let mut command = Command::new(program());
+    command.args(args).arg("--data").arg(data).env_remove("VESPIARY_URL");
+    for name in ["VESPIARY_CONFIG", "VESPIARY_RUNNER_KIND", "VESPIARY_STORE_URL"] {
+        command.env_remove(name);
+    }
+    let output = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn a_server_in_order_has_no_findings_and_is_not_disturbed() {
+    if local_only() {
+        return;
+    }
+    let server = Server::start();
+    let data = server.folder().join("data");
+    let (code, out, err) = server.cli(&["run", "hello-world", "name=Ada", "--wait"]);
+    assert_eq!(code, 0, "{out}{err}");
+    // Nothing to do is nothing that a server stands in the way of.
+    for args in [&["doctor", "--settle", "0"][..], &["doctor", "--fix", "--settle", "0"]] {
+        let (code, out, err) = run(&data, args);
+        assert!(code == 0 && out.contains("nothing found"), "{out}{err}");
+    }
+    let (code, out, _) = run(&data, &["uninstall", "--release"]);
+    assert!(code == 0 && out.contains("local"), "{out}");
+}
+
+#[test]
+fn what_was_never_started_is_told_and_nothing_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("nowhere");
+    let (code, out, _) = run(&data, &["doctor"]);
+    assert!(code == 1 && out.contains("database not reachable") && out.contains("archive not reachable"), "{out}");
+    let (code, out, _) = run(&data, &["doctor", "--json"]);
+    let told: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &told["findings"][0]["severity"]), (1, &json!("error")), "{told}");
+    assert!(!data.exists());
+}
+
+#[test]
+fn a_lost_row_is_found_beside_the_server_and_repaired_without_it() {
+    if local_only() {
+        return;
+    }
+    let mut server = Server::start();
+    let data = server.folder().join("data");
+    // As a database has it that was restored from an older copy: the run is there, its row is not.
+    let lost = vespiary::core::JobId::new().to_string();
+    let folder = data.join("runs").join(&lost);
+    std::fs::create_dir_all(folder.join("log")).unwrap();
+    std::fs::write(folder.join("log/0-main.log"), "from a lost job\n").unwrap();
+    let end = json!({ "reason": "Completed", "exitCode": 0, "message": "", "started": "2026-01-02T03:04:05.000Z", "finished": "2026-01-02T03:04:06.000Z" });
+    std::fs::write(folder.join("ended.json"), end.to_string()).unwrap();
+    let (code, out, err) = run(&data, &["doctor"]);
+    assert!(code == 1 && out.contains("job without a row") && out.contains(&lost), "{out}{err}");
+    let (code, out, err) = run(&data, &["doctor", "--fix"]);
+    assert!(code == 1 && err.contains("another server uses the data folder"), "{out}{err}");
+    assert!(folder.exists());
+
+    assert!(server.stop());
+    let (code, out, err) = run(&data, &["doctor", "--fix"]);
+    assert!(code == 0 && out.contains("fixed") && out.contains(&lost), "{out}{err}");
+    assert!(!data.join("runs").join(&lost).exists());
+    let log = data.join("archive/logs").join(format!("{lost}.log"));
+    assert!(std::fs::read_to_string(&log).unwrap().contains("from a lost job"), "{out}");
+    let (code, out, _) = run(&data, &["doctor"]);
+    assert!(code == 0 && log.exists(), "an object of today stays: {out}");
+}
