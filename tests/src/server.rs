@@ -229,10 +229,13 @@ impl Server {
         self.folder.archived(beginning)
     }
 
-    /// How many runs the runner still has.
+    /// How many runs the runner still has; on a cluster, Jobs and pods that it still holds.
     #[must_use]
     pub fn runs_left(&self) -> usize {
-        std::fs::read_dir(self.folder().join("data/runs")).expect("the runs' folder").count()
+        match self.folder.namespace() {
+            Some(namespace) => namespace.held().len(),
+            None => std::fs::read_dir(self.folder().join("data/runs")).expect("the runs' folder").count(),
+        }
     }
 
     /// Asks the history: an array of objects.
