@@ -7,6 +7,7 @@ pub mod contract;
 mod environment;
 pub mod kubernetes;
 pub mod local;
+mod signal;
 
 use std::sync::Arc;
 

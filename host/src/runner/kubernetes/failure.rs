@@ -41,6 +41,10 @@ impl CallError {
         self.is(Status::is_not_found)
     }
 
+    pub(super) fn is_bad_request(&self) -> bool {
+        self.is(|status| status.code == 400)
+    }
+
     pub(super) fn is_already_exists(&self) -> bool {
         self.is(Status::is_already_exists)
     }

@@ -367,3 +367,21 @@ async fn stopped_and_let_go_nothing_is_left() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn restricted_pods_are_admitted_where_others_are_not() {
+    on_a_cluster("restricted", |runner| async move {
+        let namespaces: Api<Namespace> = Api::all(runner.cluster.client.clone());
+        let enforce = json!({ "metadata": { "labels": { "pod-security.kubernetes.io/enforce": "restricted" } } });
+        namespaces.patch(runner.namespace(), &PatchParams::default(), &Patch::Merge(enforce)).await.unwrap();
+        let settings = Settings { pod_security: PodSecurity::Restricted, ..Settings::clone(&runner.cluster.settings) };
+        let strict = KubernetesRunner::start(Cluster { settings: Arc::new(settings), ..runner.cluster.clone() });
+        let mut plan = plan(&["id -u; grep CapBnd /proc/self/status"]);
+        plan.security.run_as_user = Some(1000);
+        let launch = contract::launch(plan);
+        strict.launch(&launch).await.unwrap();
+        assert_eq!(strict.output(launch.job_id).await, "1000\nCapBnd:\t0000000000000000\n");
+        strict.let_go(launch.job_id).await;
+    })
+    .await;
+}

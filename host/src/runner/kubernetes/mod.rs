@@ -137,6 +137,9 @@ impl Runner for KubernetesRunner {
         job_id: JobId,
         follow: bool,
     ) -> Result<BoxStream<'static, Result<LogEvent, RunnerError>>, RunnerError> {
+        if self.view.state(job_id).is_none() && !self.exists(job_id).await? {
+            return Err(RunnerError::NoSuchRun(job_id));
+        }
         logs::logs(&self.cluster, &self.view, job_id, follow).await
     }
 

@@ -32,6 +32,7 @@ pub(super) async fn release(cluster: &Cluster, view: &View, id: JobId) -> Result
     let pods = try_join_all(held.map(|pod| let_go::<Pod>(cluster, &pod.name, Some(&pod.uid))));
     let name = cluster.names.job(id);
     try_join(pods, let_go::<Job>(cluster, &name, None)).await?;
+    view.let_go(id);
     Ok(())
 }
 

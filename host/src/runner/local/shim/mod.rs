@@ -22,6 +22,7 @@ use super::run_dir::{self, RunDir, Started};
 use super::spec::Spec;
 use crate::core::plan::Container;
 use crate::core::{EndReason, ExitState, Timestamp};
+use crate::runner::signal::signal_name;
 
 /// How often the shim looks for a wish to cancel that no datagram announced, and reaps orphans.
 const LOOK: Duration = Duration::from_secs(1);
@@ -273,7 +274,7 @@ impl Shim<'_> {
             (Some(code), _) => (EndReason::Error, format!("container '{name}' ended with exit code {code}")),
             (None, Some(number)) => (
                 EndReason::Error,
-                format!("container '{name}' was ended by signal {number} ({})", processes::signal_name(number)),
+                format!("container '{name}' was ended by signal {number} ({})", signal_name(number)),
             ),
             (None, None) => (EndReason::Error, format!("container '{name}' ended in an unknown way")),
         };
