@@ -5,11 +5,13 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 use vespiary_tests::workspace::{processor, program, root};
+use vespiary_tests::cluster::is_wanted;
 use vespiary_tests::{Server, ServerOptions, local_only};
 
 fn server() -> Server {
+    let wait = if is_wanted() { 6 } else { 1 };
     let config = format!(
-        "server: {{ max_wait_seconds: 1 }}\nprocesses:\n  - processor: hello-world\n  - processor: echo\n  - processor: {}\n",
+        "server: {{ max_wait_seconds: {wait} }}\nprocesses:\n  - processor: hello-world\n  - processor: echo\n  - processor: {}\n",
         processor("misbehaving").display()
     );
     Server::with(ServerOptions::default().config(&config))
