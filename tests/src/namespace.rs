@@ -33,7 +33,8 @@ impl Namespace {
     #[must_use]
     pub fn create() -> Self {
         let name = format!("e2e-{}", vespiary::core::JobId::new());
-        let namespace: KubeNamespace = serde_json::from_value(json!({ "metadata": { "name": name } })).expect("a namespace");
+        let namespace: KubeNamespace =
+            serde_json::from_value(json!({ "metadata": { "name": name } })).expect("a namespace");
         block_on(async {
             let client = client().await;
             Api::all(client.clone()).create(&PostParams::default(), &namespace).await.expect("a namespace can be made");
@@ -103,6 +104,14 @@ impl Namespace {
         let found = self.pods(|pods| async move { pods.list(&wanted).await });
         let pods = found.expect("pods can be listed").items;
         pods.into_iter().map(|pod| serde_json::to_value(pod).expect("JSON")).collect()
+    }
+
+    /// The job of each pod that was made and is there.
+    #[must_use]
+    pub fn jobs_of_pods(&self) -> Vec<String> {
+        let found = self.pods(|pods| async move { pods.list_metadata(&ListParams::default()).await });
+        let pods = found.expect("pods can be listed").items.into_iter();
+        pods.filter_map(|pod| pod.metadata.labels?.remove("vespiary.io/job-id")).collect()
     }
 
     /// What `kubectl delete job` does.

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::{Client, Cluster, Folder, workspace};
+use crate::{Client, Cluster, Folder, Namespace, workspace};
 
 /// How a server is started.
 #[derive(Debug, Clone, Default)]
@@ -236,6 +236,12 @@ impl Server {
             Some(namespace) => namespace.held().len(),
             None => std::fs::read_dir(self.folder().join("data/runs")).expect("the runs' folder").count(),
         }
+    }
+
+    /// Where its Jobs are, with the Kubernetes runner.
+    #[must_use]
+    pub fn namespace(&self) -> Option<&Namespace> {
+        self.folder.namespace()
     }
 
     /// Asks the history: an array of objects.

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
-use vespiary_tests::workspace::{processor, program, root};
 use vespiary_tests::cluster::is_wanted;
+use vespiary_tests::workspace::{processor, program, root};
 use vespiary_tests::{Server, ServerOptions, local_only};
 
 fn server() -> Server {
@@ -116,7 +116,8 @@ fn a_run_is_waited_for_or_not() {
     assert_eq!(json(&several)["numbers"], json!([1, 2]), "{several}");
     assert!(several.contains("from a file"), "{several}");
 
-    let (code, out, err) = server.cli(&["run", "misbehaving", "seconds=3", "text=late", "--sync"]);
+    let long = if is_wanted() { "seconds=9" } else { "seconds=3" };
+    let (code, out, err) = server.cli(&["run", "misbehaving", long, "text=late", "--sync"]);
     assert!(code == 0 && err.contains("longer than the server waits"), "{err}");
     let late = json(&out)["jobID"].as_str().unwrap().to_owned();
     assert!(done(&server, &["logs", "-f", &late]).ends_with("late"));

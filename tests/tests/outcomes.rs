@@ -85,10 +85,8 @@ async fn progress_is_seen_while_the_job_runs() {
 async fn deadlines_and_signals_are_told() {
     // The first process of a container cannot kill itself.
     let shot = if is_wanted() { "sh -c 'kill -9 $$'; exit $?" } else { "kill -9 $$" };
-    let server = server(&[
-        process("late", TEXT, "      deadline_seconds: 1\n", "sleep 300"),
-        process("shot", TEXT, "", shot),
-    ]);
+    let server =
+        server(&[process("late", TEXT, "      deadline_seconds: 1\n", "sleep 300"), process("shot", TEXT, "", shot)]);
     let client = server.client();
     for (name, reason, word) in [("late", "DeadlineExceeded", "deadline"), ("shot", "Error", "SIGKILL")] {
         let id = client.submit(name, &json!({})).await;
