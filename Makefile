@@ -5,7 +5,7 @@ GUESTS     := $(PROCESSORS) misbehaving
 WASM       := target/wasm32-wasip2/plugin
 CARGO      := cargo
 
-.PHONY: demo test run lint fmt bench plugins release toolchain clean
+.PHONY: demo test test-cluster run lint fmt bench plugins release toolchain clean
 
 demo: target/debug/plugins.stamp  ## build, start a server, drop a processor in, run it, show everything
 	$(CARGO) build --bin vespiary
@@ -14,6 +14,12 @@ demo: target/debug/plugins.stamp  ## build, start a server, drop a processor in,
 test: lint target/debug/plugins.stamp  ## everything that must hold, without network and without root
 	$(CARGO) build --workspace --all-targets --features vespiary/failpoints
 	$(CARGO) test --workspace --no-fail-fast --features vespiary/failpoints
+
+# The variables that it reads are told in CONTRIBUTING.md; with VESPIARY_TEST_ALL=1 one that is missing is a failure.
+test-cluster: target/debug/plugins.stamp  ## contract suites and end-to-end tests on Kubernetes, PostgreSQL and S3
+	$(CARGO) build --workspace --all-targets --features vespiary/failpoints
+	$(CARGO) test --workspace --no-fail-fast --features vespiary/failpoints --lib -- store:: archive:: runner::
+	VESPIARY_E2E=cluster $(CARGO) test --workspace --no-fail-fast --features vespiary/failpoints --test '*' -- --test-threads 4
 
 run: release  ## a server on 127.0.0.1:8080 with its data in ./vespiary-data
 	target/release/vespiary serve

@@ -1,6 +1,6 @@
 //! PostgreSQL and S3 for a server under test: a database and a prefix in a bucket of their own, gone when dropped.
 //!
-//! With `VESPIARY_E2E=cluster` every server of the end-to-end tests gets them, from `TEST_POSTGRES_URL`, `TEST_S3_ENDPOINT`,
+//! With `VESPIARY_E2E=cluster` every server of the end-to-end tests gets them, and a namespace of the cluster where `KUBECONFIG` is set, from `TEST_POSTGRES_URL`, `TEST_S3_ENDPOINT`,
 //! `TEST_S3_KEY`, `TEST_S3_SECRET` and `TEST_S3_REGION`.
 
 use std::collections::BTreeMap;
@@ -9,6 +9,8 @@ use std::sync::Arc;
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region, RequestChecksumCalculation};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _};
+
+use crate::Namespace;
 
 /// Shared by all tests; each has a prefix of its own in it.
 const BUCKET: &str = "vespiary-e2e";
@@ -37,10 +39,11 @@ pub struct Cluster {
     server: String,
     database: String,
     prefix: String,
+    namespace: Option<Namespace>,
 }
 
 /// Runs it to its end, also from inside a runtime.
-fn block_on<T: Send>(work: impl Future<Output = T> + Send) -> T {
+pub(crate) fn block_on<T: Send>(work: impl Future<Output = T> + Send) -> T {
     std::thread::scope(|scope| {
         let run = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -50,7 +53,7 @@ fn block_on<T: Send>(work: impl Future<Output = T> + Send) -> T {
     })
 }
 
-fn variable(name: &str) -> String {
+pub(crate) fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_default()
 }
 
@@ -84,7 +87,21 @@ impl Cluster {
     pub fn if_any() -> Option<Arc<Self>> {
         let missing: Vec<_> = NEEDED.into_iter().filter(|name| variable(name).is_empty()).collect();
         if missing.is_empty() {
-            return Some(Self::create());
+            return Some(Self::create(None));
+        }
+        let must = std::env::var("VESPIARY_TEST_ALL").is_ok_and(|all| all == "1");
+        assert!(!must, "VESPIARY_TEST_ALL is set, and {} not", missing.join(", "));
+        eprintln!("not tried: {} not set", missing.join(", "));
+        None
+    }
+
+    /// The same with the Kubernetes runner, in a namespace of its own.
+    #[must_use]
+    pub fn with_kubernetes() -> Option<Arc<Self>> {
+        let missing: Vec<_> =
+            NEEDED.into_iter().chain(["KUBECONFIG"]).filter(|name| variable(name).is_empty()).collect();
+        if missing.is_empty() {
+            return Some(Self::create(Some(Namespace::create())));
         }
         let must = std::env::var("VESPIARY_TEST_ALL").is_ok_and(|all| all == "1");
         assert!(!must, "VESPIARY_TEST_ALL is set, and {} not", missing.join(", "));
@@ -100,13 +117,17 @@ impl Cluster {
         }
         let missing: Vec<_> = NEEDED.into_iter().filter(|name| variable(name).is_empty()).collect();
         assert!(missing.is_empty(), "VESPIARY_E2E=cluster needs {}", missing.join(", "));
-        Some(Self::create())
+        Some(Self::create(Namespace::is_possible().then(Namespace::create)))
     }
 
-    fn create() -> Arc<Self> {
+    fn create(namespace: Option<Namespace>) -> Arc<Self> {
         let name = vespiary::core::JobId::new().to_string();
-        let cluster =
-            Self { server: variable("TEST_POSTGRES_URL"), database: format!("e2e_{name}"), prefix: format!("{name}/") };
+        let cluster = Self {
+            server: variable("TEST_POSTGRES_URL"),
+            database: format!("e2e_{name}"),
+            prefix: format!("{name}/"),
+            namespace,
+        };
         let create = format!("create database \"{}\"", cluster.database);
         block_on(async {
             on_server(&cluster.server, create).await;
@@ -146,10 +167,22 @@ impl Cluster {
         env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
-    /// The variables that choose the runner: the local one. A runner of the cluster gets `VESPIARY_RUNNER_KIND=kubernetes` and a namespace
-    /// of its own here, where `KUBECONFIG` is set; [`Drop`] is the place to delete that namespace.
+    /// The variables that choose the runner.
     fn runner(&self) -> Vec<(&'static str, String)> {
-        vec![("VESPIARY_RUNNER_KIND", "local".to_owned())]
+        match &self.namespace {
+            None => vec![("VESPIARY_RUNNER_KIND", "local".to_owned())],
+            Some(namespace) => vec![
+                ("VESPIARY_RUNNER_KIND", "kubernetes".to_owned()),
+                ("VESPIARY_KUBERNETES_NAMESPACE", namespace.name().to_owned()),
+                ("VESPIARY_KUBERNETES_GRACE_SECONDS", "1".to_owned()),
+            ],
+        }
+    }
+
+    /// Where its Jobs are, with the Kubernetes runner.
+    #[must_use]
+    pub fn namespace(&self) -> Option<&Namespace> {
+        self.namespace.as_ref()
     }
 
     /// Key and size of the objects whose keys begin so; keys without the prefix.

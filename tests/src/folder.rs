@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::Cluster;
+use crate::{Cluster, Namespace};
 
 /// The folder of a server, with an empty folder for processors; gone with its backends when dropped.
 pub struct Folder {
@@ -41,6 +41,12 @@ impl Folder {
     #[must_use]
     pub fn env(&self) -> Vec<(String, String)> {
         self.cluster.as_ref().map(|cluster| cluster.env()).unwrap_or_default()
+    }
+
+    /// Where its Jobs are, with the Kubernetes runner.
+    #[must_use]
+    pub fn namespace(&self) -> Option<&Namespace> {
+        self.cluster.as_ref()?.namespace()
     }
 
     /// Key and size of the archive's objects whose keys begin so.

@@ -3,12 +3,14 @@
 mod client;
 pub mod cluster;
 mod folder;
+pub mod namespace;
 mod server;
 pub mod workspace;
 
 pub use client::{Answer, Client};
 pub use cluster::{Cluster, local_only};
 pub use folder::Folder;
+pub use namespace::Namespace;
 pub use server::{Server, ServerOptions};
 
 use std::time::{Duration, Instant};

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::{Client, Cluster, Folder, workspace};
+use crate::{Client, Cluster, Folder, Namespace, workspace};
 
 /// How a server is started.
 #[derive(Debug, Clone, Default)]
@@ -229,10 +229,19 @@ impl Server {
         self.folder.archived(beginning)
     }
 
-    /// How many runs the runner still has.
+    /// How many runs the runner still has; on a cluster, Jobs and pods that it still holds.
     #[must_use]
     pub fn runs_left(&self) -> usize {
-        std::fs::read_dir(self.folder().join("data/runs")).expect("the runs' folder").count()
+        match self.folder.namespace() {
+            Some(namespace) => namespace.held().len(),
+            None => std::fs::read_dir(self.folder().join("data/runs")).expect("the runs' folder").count(),
+        }
+    }
+
+    /// Where its Jobs are, with the Kubernetes runner.
+    #[must_use]
+    pub fn namespace(&self) -> Option<&Namespace> {
+        self.folder.namespace()
     }
 
     /// Asks the history: an array of objects.

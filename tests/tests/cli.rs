@@ -4,12 +4,14 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
+use vespiary_tests::cluster::is_wanted;
 use vespiary_tests::workspace::{processor, program, root};
 use vespiary_tests::{Server, ServerOptions, local_only};
 
 fn server() -> Server {
+    let wait = if is_wanted() { 6 } else { 1 };
     let config = format!(
-        "server: {{ max_wait_seconds: 1 }}\nprocesses:\n  - processor: hello-world\n  - processor: echo\n  - processor: {}\n",
+        "server: {{ max_wait_seconds: {wait} }}\nprocesses:\n  - processor: hello-world\n  - processor: echo\n  - processor: {}\n",
         processor("misbehaving").display()
     );
     Server::with(ServerOptions::default().config(&config))
@@ -116,7 +118,8 @@ fn a_run_is_waited_for_or_not() {
     assert_eq!(json(&several)["numbers"], json!([1, 2]), "{several}");
     assert!(several.contains("from a file"), "{several}");
 
-    let (code, out, err) = server.cli(&["run", "misbehaving", "seconds=3", "text=late", "--sync"]);
+    let long = if is_wanted() { "seconds=9" } else { "seconds=3" };
+    let (code, out, err) = server.cli(&["run", "misbehaving", long, "text=late", "--sync"]);
     assert!(code == 0 && err.contains("longer than the server waits"), "{err}");
     let late = json(&out)["jobID"].as_str().unwrap().to_owned();
     assert!(done(&server, &["logs", "-f", &late]).ends_with("late"));

@@ -6,7 +6,7 @@
 mod progress;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -49,6 +49,8 @@ pub struct Finalizer {
     /// One look for jobs without a run at a time.
     repairing: Arc<Semaphore>,
     seen: HashMap<JobId, Seen>,
+    /// Jobs that were finalized since the last list. One that is listed yet has left something behind, and is let go again.
+    finished: Arc<Mutex<Vec<JobId>>>,
     tasks: TaskTracker,
     stop: CancellationToken,
     first_list: bool,
@@ -66,6 +68,7 @@ impl Finalizer {
             permits,
             repairing,
             seen: HashMap::new(),
+            finished: Arc::default(),
             tasks: TaskTracker::new(),
             stop,
             first_list: true,
@@ -104,6 +107,9 @@ impl Finalizer {
         let launched = runs.iter().filter(|run| !matches!(run.state, RunState::Incomplete));
         let present: HashSet<JobId> = launched.map(|run| run.job_id).collect();
         self.seen.retain(|id, _| present.contains(id));
+        for id in std::mem::take(&mut *self.finished.lock().unwrap_or_else(PoisonError::into_inner)) {
+            self.seen.remove(&id);
+        }
         for run in runs {
             // The list is the truth: a run that is there again after its end is another one.
             if self.seen.get(&run.job_id) == Some(&Seen::Ended) && !matches!(run.state, RunState::Ended(_)) {
@@ -165,7 +171,12 @@ impl Finalizer {
             }
             RunState::Ended(exit) => {
                 let permits = Arc::clone(&self.permits);
-                self.spawn(async move { finish(&jobs, &permits, pauses, id, &exit).await });
+                let finished = Arc::clone(&self.finished);
+                self.spawn(async move {
+                    if finish(&jobs, &permits, pauses, id, &exit).await == Some(Finished::Done) {
+                        finished.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+                    }
+                });
             }
         }
     }
@@ -192,16 +203,16 @@ async fn repair(jobs: &Jobs, present: &HashSet<JobId>, age: Duration) {
     }
 }
 
-/// Finalizes one job, as often as it takes.
-async fn finish(jobs: &Jobs, permits: &Semaphore, mut pauses: Pauses, id: JobId, exit: &ExitState) {
+/// Finalizes one job, as often as it takes. `None` when it is given up at a stop.
+async fn finish(jobs: &Jobs, permits: &Semaphore, mut pauses: Pauses, id: JobId, exit: &ExitState) -> Option<Finished> {
     let mut turns = Pauses::new(pauses.longest.min(LONGEST_TURN));
     loop {
         let outcome = {
-            let Ok(_permit) = permits.acquire().await else { return };
+            let Ok(_permit) = permits.acquire().await else { return None };
             jobs.finish(id, exit).await
         };
         match outcome {
-            Ok(Finished::Done | Finished::Foreign) => return,
+            Ok(outcome @ (Finished::Done | Finished::Foreign)) => return Some(outcome),
             Ok(Finished::Claimed) => {
                 tracing::debug!(job.id = %id, "another replica finalizes this job");
                 turns.wait().await;

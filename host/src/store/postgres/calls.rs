@@ -77,7 +77,7 @@ impl Calls {
             match &outcome {
                 Ok(_) => self.note(true),
                 Err(StoreError::Unavailable(_) | StoreError::Timeout(_) | StoreError::Unconfirmed(_)) => {
-                    self.note(false)
+                    self.note(false);
                 }
                 Err(_) => {}
             }

@@ -10,7 +10,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use vespiary::api::{self, ApiState};
 use vespiary::archive::directory::DirectoryArchive;
 use vespiary::core::access::TokenTable;
-use vespiary::core::{JobId, JobPlan, LogEvent, Observation, Policy, RunState};
+use vespiary::core::{JobId, LogEvent, Observation, Policy, RunState};
 use vespiary::jobs::{Jobs, Parts, Sources};
 use vespiary::processor::{ProcessEntry, ProcessorHost, Registry};
 use vespiary::runner::{Launch, Runner, RunnerError};
@@ -31,7 +31,7 @@ impl Runner for Idle {
         "idle"
     }
 
-    fn check(&self, _: &JobPlan) -> Result<(), RunnerError> {
+    fn check(&self, _: &Launch) -> Result<(), RunnerError> {
         Ok(())
     }
 
