@@ -26,6 +26,8 @@ mod logs;
 mod names;
 mod object;
 mod release;
+#[cfg(test)]
+mod run_tests;
 mod settings;
 mod view;
 

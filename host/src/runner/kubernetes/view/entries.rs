@@ -28,6 +28,8 @@ pub(super) struct Entry {
     pub(super) pods: Vec<PodFacts>,
     creation_failure: Option<Box<str>>,
     warning: Option<Box<str>>,
+    /// What it was last seen to wait for.
+    waited_for: Option<Box<str>>,
     shown: Option<RunState>,
     /// When to look again although nothing changed.
     again: Option<Timestamp>,
@@ -83,6 +85,7 @@ impl Entries {
                 entry.shown = None;
                 entry.creation_failure = None;
                 entry.warning = None;
+                entry.waited_for = None;
             }
             None => {}
         }
@@ -243,11 +246,17 @@ impl Entries {
             pods: &entry.pods,
             creation_failure: entry.creation_failure.as_deref(),
             warning: entry.warning.as_deref(),
+            waited_for: entry.waited_for.as_deref(),
             pods_version: self.pods_version,
             now,
             rules: self.rules,
         });
         entry.again = folded.again;
+        match folded.waits_for {
+            Some(what) => entry.waited_for = Some(what.into()),
+            None if matches!(folded.state, RunState::Running { .. }) => entry.waited_for = None,
+            None => {}
+        }
         if entry.shown.as_ref().is_some_and(|shown| same(shown, &folded.state)) {
             return None;
         }

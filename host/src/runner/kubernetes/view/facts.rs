@@ -43,7 +43,7 @@ pub(super) struct JobFacts {
     pub(super) failed_pods: usize,
     /// Pods that the Job's controller knows to be there.
     pub(super) active_pods: usize,
-    /// The condition Failed, or FailureTarget before it.
+    /// The condition FailureTarget, which comes before the pods are ended, or Failed, which comes after.
     pub(super) failure: Option<Condition>,
     /// The condition Complete, or SuccessCriteriaMet before it.
     pub(super) complete: bool,
@@ -70,7 +70,7 @@ pub(super) struct PodFacts {
     pub(super) unschedulable: Option<Condition>,
     /// The condition DisruptionTarget.
     pub(super) disruption: Option<Condition>,
-    /// When its deletion was asked for.
+    /// When its deletion was asked for. Once the kubelet is done with it: when it was done.
     pub(super) deleted: Option<Timestamp>,
     /// In the order of the plan: init containers first, sidecars last.
     pub(super) containers: Box<[ContainerFacts]>,
@@ -240,7 +240,7 @@ impl JobFacts {
             ended_pods: failed_pods.saturating_add(succeeded),
             failed_pods,
             active_pods: count(status.active).saturating_add(count(status.terminating)),
-            failure: find("Failed").or_else(|| find("FailureTarget")).map(condition),
+            failure: find("FailureTarget").or_else(|| find("Failed")).map(condition),
             complete: find("Complete").or_else(|| find("SuccessCriteriaMet")).is_some(),
             settled_seen: None,
         };
