@@ -78,6 +78,8 @@ pub(super) struct PodFacts {
     pub(super) deleted_seen: Option<Timestamp>,
     /// When this server first saw that nothing of it runs any more.
     pub(super) ended_seen: Option<Timestamp>,
+    /// Whether this server saw it being deleted while it ran. Better than the times, which are told in seconds and change.
+    pub(super) told_to_stop: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -303,8 +305,10 @@ impl PodFacts {
             containers: containers.into(),
             deleted_seen: deleted.map(|_| now),
             ended_seen: None,
+            told_to_stop: false,
         };
         facts.ended_seen = facts.has_ended().then_some(now);
+        facts.told_to_stop = facts.deleted.is_some() && !facts.has_ended();
         Some(facts)
     }
 
@@ -312,6 +316,7 @@ impl PodFacts {
     pub(super) fn remember(&mut self, before: &Self) {
         self.let_go = before.let_go;
         self.deleted_seen = self.deleted_seen.and(before.deleted_seen.or(self.deleted_seen));
+        self.told_to_stop |= before.told_to_stop;
         self.ended_seen = self.ended_seen.and(before.ended_seen.or(self.ended_seen));
     }
 }

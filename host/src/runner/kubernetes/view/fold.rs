@@ -21,6 +21,8 @@ pub(super) struct Facts<'a> {
     pub(super) job: Option<&'a JobFacts>,
     /// In order of creation.
     pub(super) pods: &'a [PodFacts],
+    /// How many more there were.
+    pub(super) pods_gone: usize,
     /// Why no pod could be made.
     pub(super) creation_failure: Option<&'a str>,
     /// What the cluster last warned of about a pod.
@@ -119,7 +121,7 @@ impl<'a> Facts<'a> {
     fn pods_missing(&self) -> Option<Timestamp> {
         let job = self.job?;
         let told = job.ended_pods.saturating_add(if self.pods.is_empty() { job.active_pods } else { 0 });
-        if told <= self.pods.len() || self.pods_version >= job.version {
+        if told <= self.pods.len().saturating_add(self.pods_gone) || self.pods_version >= job.version {
             return None;
         }
         let until = job.settled_seen? + PODS;
@@ -136,7 +138,7 @@ impl<'a> Facts<'a> {
         let deadline = self.job.filter(|job| is_deadline(job)).and_then(|job| job.failure.as_ref());
         let deadline = deadline.is_some_and(|failure| failure.at.is_none_or(after));
         let cancelled = self.job.is_some_and(|job| job.deleted.is_some_and(after));
-        let stopped = deadline || cancelled || pod.deleted.is_some_and(after);
+        let stopped = deadline || cancelled || pod.told_to_stop || pod.deleted.is_some_and(after);
         if success && !stopped {
             return Verdict::End(self.completed(finished, message::COMPLETED));
         }
