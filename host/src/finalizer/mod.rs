@@ -6,7 +6,7 @@
 mod progress;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -46,6 +46,8 @@ pub struct Finalizer {
     /// One look for jobs without a run at a time.
     repairing: Arc<Semaphore>,
     seen: HashMap<JobId, Seen>,
+    /// Jobs that were finalized since the last list. One that is listed yet has left something behind, and is let go again.
+    finished: Arc<Mutex<Vec<JobId>>>,
     tasks: TaskTracker,
     stop: CancellationToken,
     first_list: bool,
@@ -63,6 +65,7 @@ impl Finalizer {
             permits,
             repairing,
             seen: HashMap::new(),
+            finished: Arc::default(),
             tasks: TaskTracker::new(),
             stop,
             first_list: true,
@@ -101,6 +104,9 @@ impl Finalizer {
         let launched = runs.iter().filter(|run| !matches!(run.state, RunState::Incomplete));
         let present: HashSet<JobId> = launched.map(|run| run.job_id).collect();
         self.seen.retain(|id, _| present.contains(id));
+        for id in std::mem::take(&mut *self.finished.lock().unwrap_or_else(PoisonError::into_inner)) {
+            self.seen.remove(&id);
+        }
         for run in runs {
             // The list is the truth: a run that is there again after its end is another one.
             if self.seen.get(&run.job_id) == Some(&Seen::Ended) && !matches!(run.state, RunState::Ended(_)) {
@@ -163,7 +169,12 @@ impl Finalizer {
             }
             RunState::Ended(exit) => {
                 let permits = Arc::clone(&self.permits);
-                self.spawn(async move { finish(&jobs, &permits, pauses, id, &exit).await });
+                let finished = Arc::clone(&self.finished);
+                self.spawn(async move {
+                    if finish(&jobs, &permits, pauses, id, &exit).await == Some(Finished::Done) {
+                        finished.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+                    }
+                });
             }
         }
     }
@@ -180,15 +191,15 @@ impl Finalizer {
     }
 }
 
-/// Finalizes one job, as often as it takes.
-async fn finish(jobs: &Jobs, permits: &Semaphore, mut pauses: Pauses, id: JobId, exit: &ExitState) {
+/// Finalizes one job, as often as it takes. `None` when it is given up at a stop.
+async fn finish(jobs: &Jobs, permits: &Semaphore, mut pauses: Pauses, id: JobId, exit: &ExitState) -> Option<Finished> {
     loop {
         let outcome = {
-            let Ok(_permit) = permits.acquire().await else { return };
+            let Ok(_permit) = permits.acquire().await else { return None };
             jobs.finish(id, exit).await
         };
         match outcome {
-            Ok(Finished::Done | Finished::Foreign) => return,
+            Ok(outcome @ (Finished::Done | Finished::Foreign)) => return Some(outcome),
             Ok(Finished::Claimed) => tracing::debug!(job.id = %id, "another replica finalizes this job"),
             Err(cause) => {
                 tracing::warn!(job.id = %id, error = &cause as &dyn std::error::Error, "could not finalize; tried again");

@@ -255,6 +255,9 @@ async fn secrets_reach_the_container_alone() {
         // As if the server had died between Job and Secret: the run is held back, and the next launch completes it.
         let objects = object::build(&runner.cluster.names, &runner.cluster.settings, &launch).unwrap();
         runner.cluster.create::<Job>(&objects.job).await.unwrap();
+        until("incomplete run", async || matches!(runner.view.state(id), Some(RunState::Incomplete)).then_some(()))
+            .await;
+        assert!(matches!(runner.release(id).await, Err(RunnerError::Refused(_))));
         let five = futures::future::join_all((0..5).map(|_| runner.launch(&launch))).await;
         five.into_iter().collect::<Result<Vec<_>, _>>().unwrap();
         assert_eq!(runner.output(id).await, format!("{secret} --p={secret} {{\"password\":\"{secret}\"}}\n"));
@@ -264,6 +267,15 @@ async fn secrets_reach_the_container_alone() {
         assert!(!serde_json::to_string(&pod).unwrap().contains("hunter2"));
         assert!(!job.metadata.annotations.unwrap().contains_key(names::INCOMPLETE));
         runner.let_go(id).await;
+
+        // What cannot be completed can be stopped.
+        let lost = Launch { job_id: JobId::new(), ..launch };
+        let objects = object::build(&runner.cluster.names, &runner.cluster.settings, &lost).unwrap();
+        runner.cluster.create::<Job>(&objects.job).await.unwrap();
+        runner.cancel(lost.job_id).await.unwrap();
+        contract::ended(&runner, lost.job_id, PATIENCE).await;
+        runner.let_go(lost.job_id).await;
+        until("end of the Job", async || runner.job(lost.job_id).await.is_none().then_some(())).await;
 
         // It goes with the Job.
         let secrets: Api<Secret> = Api::namespaced(runner.cluster.client.clone(), runner.namespace());

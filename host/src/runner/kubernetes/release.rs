@@ -29,10 +29,10 @@ pub(super) async fn release(cluster: &Cluster, view: &View, id: JobId) -> Result
         delete_pods(cluster, &pods).await?;
     }
     let held = pods.iter().filter(|pod| pod.held);
-    let pods = try_join_all(held.map(|pod| let_go::<Pod>(cluster, &pod.name, Some(&pod.uid))));
+    let released = try_join_all(held.map(|pod| let_go::<Pod>(cluster, &pod.name, Some(&pod.uid))));
     let name = cluster.names.job(id);
-    try_join(pods, let_go::<Job>(cluster, &name, None)).await?;
-    view.let_go(id);
+    try_join(released, let_go::<Job>(cluster, &name, None)).await?;
+    view.let_go(id, &pods);
     Ok(())
 }
 

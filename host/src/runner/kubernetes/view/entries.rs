@@ -170,13 +170,17 @@ impl Entries {
         self.sweep(now);
     }
 
-    /// Our finalizer is off everything that is known of this run.
-    pub(super) fn let_go(&mut self, id: JobId) {
+    /// Our finalizer is off the Job and these pods. A pod that came meanwhile keeps the run in the view.
+    pub(super) fn let_go(&mut self, id: JobId, pods: &[PodRef]) {
         let Some(entry) = self.runs.get_mut(&id) else { return };
         entry.job.iter_mut().for_each(|job| job.let_go = true);
-        entry.pods.iter_mut().for_each(|pod| pod.let_go = true);
-        entry.shown = None;
-        entry.again = None;
+        for pod in &mut entry.pods {
+            pod.let_go |= pods.iter().any(|gone| *gone.uid == *pod.uid);
+        }
+        if !entry.is_held() {
+            entry.shown = None;
+            entry.again = None;
+        }
     }
 
     /// Looks again where time alone may have changed something.

@@ -165,9 +165,9 @@ impl View {
         self.entries().get(id)?.shown().cloned()
     }
 
-    /// Notes that everything of a run was let go, before the watches tell.
-    pub(super) fn let_go(&self, id: JobId) {
-        self.entries().let_go(id);
+    /// Notes that a run's Job and these of its pods were let go, before the watches tell.
+    pub(super) fn let_go(&self, id: JobId, pods: &[PodRef]) {
+        self.entries().let_go(id, pods);
     }
 
     /// Whether what the view says can be relied on.

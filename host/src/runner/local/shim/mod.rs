@@ -272,10 +272,9 @@ impl Shim<'_> {
         let name = &container.name;
         let (mut reason, mut message) = match (status.code(), status.signal()) {
             (Some(code), _) => (EndReason::Error, format!("container '{name}' ended with exit code {code}")),
-            (None, Some(number)) => (
-                EndReason::Error,
-                format!("container '{name}' was ended by signal {number} ({})", signal_name(number)),
-            ),
+            (None, Some(number)) => {
+                (EndReason::Error, format!("container '{name}' was ended by signal {number} ({})", signal_name(number)))
+            }
             (None, None) => (EndReason::Error, format!("container '{name}' ended in an unknown way")),
         };
         if out_of_memory && status.signal() == Some(Signal::KILL.as_raw()) {
