@@ -14,7 +14,7 @@ use super::*;
 use crate::core::JobPlan;
 use crate::runner::{Masked, contract};
 
-const PATIENCE: Duration = Duration::from_secs(90);
+pub(super) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The cluster under test, or `None` where there is none to be had.
 async fn home(test: &str) -> Option<Cluster> {
@@ -45,7 +45,7 @@ pub(super) async fn on_a_cluster<T: Future<Output = ()>>(test: &str, body: impl 
         let _ = cluster.jobs().patch(&job.metadata.name.unwrap(), &PatchParams::default(), &free).await;
     }
     let namespaces: Api<Namespace> = Api::all(cluster.client.clone());
-    namespaces.delete(&cluster.namespace, &DeleteParams::default()).await.unwrap();
+    let _ = namespaces.delete(&cluster.namespace, &DeleteParams::default()).await;
     for pod in cluster.pods().list(&ListParams::default()).await.unwrap() {
         let _ = cluster.pods().patch(&pod.metadata.name.unwrap(), &PatchParams::default(), &free).await;
     }
@@ -54,7 +54,7 @@ pub(super) async fn on_a_cluster<T: Future<Output = ()>>(test: &str, body: impl 
     }
 }
 
-async fn until<T>(what: &str, look: impl AsyncFn() -> Option<T>) -> T {
+pub(super) async fn until<T>(what: &str, look: impl AsyncFn() -> Option<T>) -> T {
     let found = tokio::time::timeout(PATIENCE, async {
         loop {
             if let Some(found) = look().await {
@@ -66,7 +66,7 @@ async fn until<T>(what: &str, look: impl AsyncFn() -> Option<T>) -> T {
     found.await.unwrap_or_else(|_| panic!("no {what} in time"))
 }
 
-fn plan(args: &[&str]) -> JobPlan {
+pub(super) fn plan(args: &[&str]) -> JobPlan {
     let command = ["sh", "-c"].iter().chain(args).collect::<Vec<_>>();
     serde_json::from_value(
         json!({ "containers": [{ "name": "main", "image": "docker.io/library/busybox:1.36", "command": command }] }),

@@ -30,6 +30,8 @@ mod release;
 mod rights;
 #[cfg(test)]
 mod rights_tests;
+#[cfg(test)]
+mod run_tests;
 mod settings;
 mod view;
 

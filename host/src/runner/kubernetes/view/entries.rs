@@ -26,8 +26,12 @@ pub(super) struct Entry {
     pub(super) job: Option<JobFacts>,
     /// In order of creation.
     pub(super) pods: Vec<PodFacts>,
+    /// How many more there were.
+    pods_gone: usize,
     creation_failure: Option<Box<str>>,
     warning: Option<Box<str>>,
+    /// What it was last seen to wait for.
+    waited_for: Option<Box<str>>,
     shown: Option<RunState>,
     /// When to look again although nothing changed.
     again: Option<Timestamp>,
@@ -81,8 +85,10 @@ impl Entries {
             Some(_) => {
                 // Another Job of the same name: another run.
                 entry.shown = None;
+                entry.pods_gone = 0;
                 entry.creation_failure = None;
                 entry.warning = None;
+                entry.waited_for = None;
             }
             None => {}
         }
@@ -117,7 +123,9 @@ impl Entries {
 
     pub(super) fn pod_gone(&mut self, id: JobId, uid: &str, now: Timestamp) -> Option<RunObservation> {
         let entry = self.runs.get_mut(&id)?;
+        let before = entry.pods.len();
         entry.pods.retain(|pod| &*pod.uid != uid);
+        entry.pods_gone = entry.pods_gone.saturating_add(before - entry.pods.len());
         self.refresh(id, now)
     }
 
@@ -245,13 +253,20 @@ impl Entries {
         let folded = fold(&Facts {
             job: entry.job.as_ref(),
             pods: &entry.pods,
+            pods_gone: entry.pods_gone,
             creation_failure: entry.creation_failure.as_deref(),
             warning: entry.warning.as_deref(),
+            waited_for: entry.waited_for.as_deref(),
             pods_version: self.pods_version,
             now,
             rules: self.rules,
         });
         entry.again = folded.again;
+        match folded.waits_for {
+            Some(what) => entry.waited_for = Some(what.into()),
+            None if matches!(folded.state, RunState::Running { .. }) => entry.waited_for = None,
+            None => {}
+        }
         if entry.shown.as_ref().is_some_and(|shown| same(shown, &folded.state)) {
             return None;
         }

@@ -43,7 +43,7 @@ pub(super) struct JobFacts {
     pub(super) failed_pods: usize,
     /// Pods that the Job's controller knows to be there.
     pub(super) active_pods: usize,
-    /// The condition Failed, or FailureTarget before it.
+    /// The condition FailureTarget, which comes before the pods are ended, or Failed, which comes after.
     pub(super) failure: Option<Condition>,
     /// The condition Complete, or SuccessCriteriaMet before it.
     pub(super) complete: bool,
@@ -70,7 +70,7 @@ pub(super) struct PodFacts {
     pub(super) unschedulable: Option<Condition>,
     /// The condition DisruptionTarget.
     pub(super) disruption: Option<Condition>,
-    /// When its deletion was asked for.
+    /// When its deletion was asked for. Once the kubelet is done with it: when it was done.
     pub(super) deleted: Option<Timestamp>,
     /// In the order of the plan: init containers first, sidecars last.
     pub(super) containers: Box<[ContainerFacts]>,
@@ -78,6 +78,8 @@ pub(super) struct PodFacts {
     pub(super) deleted_seen: Option<Timestamp>,
     /// When this server first saw that nothing of it runs any more.
     pub(super) ended_seen: Option<Timestamp>,
+    /// Whether this server saw it being deleted while it ran. Better than the times, which are told in seconds and change.
+    pub(super) told_to_stop: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -240,7 +242,7 @@ impl JobFacts {
             ended_pods: failed_pods.saturating_add(succeeded),
             failed_pods,
             active_pods: count(status.active).saturating_add(count(status.terminating)),
-            failure: find("Failed").or_else(|| find("FailureTarget")).map(condition),
+            failure: find("FailureTarget").or_else(|| find("Failed")).map(condition),
             complete: find("Complete").or_else(|| find("SuccessCriteriaMet")).is_some(),
             settled_seen: None,
         };
@@ -303,8 +305,10 @@ impl PodFacts {
             containers: containers.into(),
             deleted_seen: deleted.map(|_| now),
             ended_seen: None,
+            told_to_stop: false,
         };
         facts.ended_seen = facts.has_ended().then_some(now);
+        facts.told_to_stop = facts.deleted.is_some() && !facts.has_ended();
         Some(facts)
     }
 
@@ -312,6 +316,7 @@ impl PodFacts {
     pub(super) fn remember(&mut self, before: &Self) {
         self.let_go = before.let_go;
         self.deleted_seen = self.deleted_seen.and(before.deleted_seen.or(self.deleted_seen));
+        self.told_to_stop |= before.told_to_stop;
         self.ended_seen = self.ended_seen.and(before.ended_seen.or(self.ended_seen));
     }
 }

@@ -21,10 +21,14 @@ pub(super) struct Facts<'a> {
     pub(super) job: Option<&'a JobFacts>,
     /// In order of creation.
     pub(super) pods: &'a [PodFacts],
+    /// How many more there were.
+    pub(super) pods_gone: usize,
     /// Why no pod could be made.
     pub(super) creation_failure: Option<&'a str>,
     /// What the cluster last warned of about a pod.
     pub(super) warning: Option<&'a str>,
+    /// What it was last seen to wait for.
+    pub(super) waited_for: Option<&'a str>,
     /// Up to which version of the cluster all pods are known.
     pub(super) pods_version: u64,
     pub(super) now: Timestamp,
@@ -44,6 +48,8 @@ pub(super) struct Rules {
 pub(super) struct Folded {
     pub(super) state: RunState,
     pub(super) again: Option<Timestamp>,
+    /// What it waits for, where it has not started.
+    pub(super) waits_for: Option<String>,
 }
 
 /// What is known of an end.
@@ -56,7 +62,7 @@ enum Verdict {
 /// The run's state. There must be a Job or a pod.
 pub(super) fn fold(facts: &Facts<'_>) -> Folded {
     if facts.job.is_some_and(|job| job.incomplete && job.deleted.is_none()) {
-        return Folded { state: RunState::Incomplete, again: None };
+        return Folded { state: RunState::Incomplete, again: None, waits_for: None };
     }
     let verdict = match facts.newest() {
         Some(pod) if pod.has_ended() => facts.ended(pod),
@@ -64,19 +70,20 @@ pub(super) fn fold(facts: &Facts<'_>) -> Folded {
         None => facts.without_pod(),
     };
     let again = match verdict {
-        Verdict::End(exit) => return Folded { state: RunState::Ended(exit), again: None },
+        Verdict::End(exit) => return Folded { state: RunState::Ended(exit), again: None, waits_for: None },
         Verdict::Later(again) => again,
     };
     let suspended = facts.job.is_some_and(|job| job.suspended);
     let started = facts.started().filter(|_| !suspended);
     if let Some(started) = started {
-        return Folded { state: RunState::Running { started }, again };
+        return Folded { state: RunState::Running { started }, again, waits_for: None };
     }
-    let message = facts.waits_for().map(|what| format!("waiting: {what}"));
+    let waits_for = facts.waits_for();
+    let message = waits_for.as_ref().map(|what| message::clipped(format!("waiting: {what}")));
     let (expired, again) = facts.start_timeout(again);
     match expired {
-        Some(exit) => Folded { state: RunState::Ended(exit), again: None },
-        None => Folded { state: RunState::Waiting { message }, again },
+        Some(exit) => Folded { state: RunState::Ended(exit), again: None, waits_for },
+        None => Folded { state: RunState::Waiting { message }, again, waits_for },
     }
 }
 
@@ -114,7 +121,7 @@ impl<'a> Facts<'a> {
     fn pods_missing(&self) -> Option<Timestamp> {
         let job = self.job?;
         let told = job.ended_pods.saturating_add(if self.pods.is_empty() { job.active_pods } else { 0 });
-        if told <= self.pods.len() || self.pods_version >= job.version {
+        if told <= self.pods.len().saturating_add(self.pods_gone) || self.pods_version >= job.version {
             return None;
         }
         let until = job.settled_seen? + PODS;
@@ -128,12 +135,15 @@ impl<'a> Facts<'a> {
         // Seconds are all that the cluster tells: who ended in the second in which it was asked to succeeded by itself.
         let after =
             |asked: Timestamp| finished.is_none_or(|finished| finished > asked || (finished == asked && !success));
-        let stopped = pod.deleted.is_some_and(after);
+        let deadline = self.job.filter(|job| is_deadline(job)).and_then(|job| job.failure.as_ref());
+        let deadline = deadline.is_some_and(|failure| failure.at.is_none_or(after));
+        let cancelled = self.job.is_some_and(|job| job.deleted.is_some_and(after));
+        let stopped = deadline || cancelled || pod.told_to_stop || pod.deleted.is_some_and(after);
         if success && !stopped {
             return Verdict::End(self.completed(finished, message::COMPLETED));
         }
         let failing = deciding(pod);
-        let name = failing.map(|container| &*container.name);
+        let name = failing.filter(|container| container.has_run()).map(|container| &*container.name);
         let waited = pod.ended_seen.is_none_or(|seen| seen + CAUSE <= self.now);
         let later = Verdict::Later(pod.ended_seen.map(|seen| seen + CAUSE));
         let disturbed = pod.disruption.is_some() || pod.trouble.is_some();
@@ -155,13 +165,9 @@ impl<'a> Facts<'a> {
             };
         }
         // It was stopped, or taken away.
-        if let Some(job) = self.job {
-            if is_deadline(job) {
-                return Verdict::End(self.stopped(EndReason::DeadlineExceeded, name, finished));
-            }
-            if job.deleted.is_some_and(after) {
-                return Verdict::End(self.stopped(EndReason::Cancelled, name, finished));
-            }
+        if deadline || cancelled {
+            let reason = if deadline { EndReason::DeadlineExceeded } else { EndReason::Cancelled };
+            return Verdict::End(self.stopped(reason, name, finished));
         }
         if self.goes_on() {
             return Verdict::Later(None);
@@ -274,7 +280,7 @@ impl<'a> Facts<'a> {
     }
 
     fn stopped(&self, reason: EndReason, container: Option<&str>, finished: Option<Timestamp>) -> ExitState {
-        let waited_for = if self.started().is_none() { Some(self.waits_for()) } else { None };
+        let waited_for = if self.started().is_none() { Some(self.waits_for().or_else(|| self.waited_for.map(ToOwned::to_owned))) } else { None };
         let deadline = self.job.and_then(|job| job.deadline_seconds);
         self.exit(reason, container, message::stopped(reason, deadline, waited_for), finished)
     }

@@ -122,6 +122,16 @@ fn is_alive(pid: &str) -> bool {
 async fn keeps_the_contract() {
     let data = data();
     let runner: Arc<dyn Runner> = Arc::new(open(data.path()).await);
-    contract::check(&contract::Subject { runner: Arc::clone(&runner), shell: &shell, patience: PATIENCE }).await;
+    let subject = contract::Subject {
+        runner: Arc::clone(&runner),
+        shell: &shell,
+        patience: PATIENCE,
+        notice: std::time::Duration::from_millis(200),
+        deadline_seconds: 1,
+        containers_at_once: false,
+        outputs_in_order: true,
+        keeps_carriage_returns: true,
+    };
+    contract::check(&subject).await;
     swept(&data, &[]).await;
 }

@@ -1,0 +1,407 @@
+//! From objects to states, one row a case.
+
+use proptest::prelude::*;
+
+use super::super::facts::{Condition, ContainerFacts, Ended, Phase, Role, Stage};
+use super::*;
+use crate::core::{EndReason, ExitState};
+
+fn end(job: &Value, pods: &[Value]) -> ExitState {
+    match judged(Some(job), pods, 50, 50).state {
+        RunState::Ended(exit) => exit,
+        state => panic!("{state:?}"),
+    }
+}
+
+fn waits(job: &Value, pods: &[Value]) -> Option<String> {
+    match judged(Some(job), pods, 50, 50).state {
+        RunState::Waiting { message } => message,
+        state => panic!("{state:?}"),
+    }
+}
+
+/// When it is looked at again; it runs until then.
+fn runs(job: &Value, pods: &[Value]) -> Option<Timestamp> {
+    let folded = judged(Some(job), pods, 50, 50);
+    assert!(matches!(folded.state, RunState::Running { .. }), "{:?}", folded.state);
+    folded.again
+}
+
+fn job() -> Value {
+    job_json(&json!({}))
+}
+
+fn pod(status: &Value) -> Value {
+    pod_json(&json!({ "status": status }))
+}
+
+fn waiting(reason: &str, message: &str) -> Value {
+    pod(&json!({ "containerStatuses": [main_status(&json!({ "waiting": { "reason": reason, "message": message } }))] }))
+}
+
+#[test]
+fn what_it_waits_for() {
+    let unschedulable = json!({ "status": { "conditions": [{ "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+        "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu." }] }, "spec": { "nodeName": null } });
+    let gated = json!({ "status": { "conditions": [{ "type": "PodScheduled", "status": "False", "reason": "SchedulingGated" }] } });
+    let pull = "rpc error: code = NotFound desc = failed to pull and unpack image \"lab/tool:1\": not found";
+    let backing_off = format!("Back-off pulling image \"lab/tool:1\": ErrImagePull: {pull}");
+    let cannot_pull = format!("waiting: image 'lab/tool:1' of container 'main' cannot be pulled: {pull}");
+    let cases = [
+        (vec![], None),
+        (vec![pod(&json!({}))], None),
+        (vec![waiting("ContainerCreating", "")], None),
+        (
+            vec![pod_json(&unschedulable)],
+            Some("waiting: no node takes its pod: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu."),
+        ),
+        (vec![pod_json(&gated)], Some("waiting: a scheduling gate holds its pod")),
+        // One sentence for both, which come by turns.
+        (vec![waiting("ErrImagePull", pull)], Some(cannot_pull.as_str())),
+        (vec![waiting("ImagePullBackOff", &backing_off)], Some(cannot_pull.as_str())),
+        (
+            vec![waiting("CreateContainerConfigError", "secret \"s\" not found")],
+            Some("waiting: container 'main' cannot be configured: secret \"s\" not found"),
+        ),
+        (
+            vec![waiting("CreateContainerError", "x")],
+            Some("waiting: container 'main' cannot be started: CreateContainerError: x"),
+        ),
+    ];
+    for (pods, expected) in cases {
+        assert_eq!(waits(&job(), &pods).as_deref(), expected);
+    }
+    let queued = json!({ "metadata": { "labels": { "kueue.x-k8s.io/queue-name": "gpu" } }, "spec": { "suspend": true } });
+    assert_eq!(waits(&job_json(&queued), &[]).unwrap(), "waiting: in queue 'gpu'");
+    assert_eq!(waits(&job_json(&json!({ "spec": { "suspend": true } })), &[]).unwrap(), "waiting: its Job is suspended");
+    // Taken back into the queue: it waits again, although its pod ran and was ended.
+    let taken = pod_json(&json!({ "metadata": { "deletionTimestamp": at(30).to_string(), "deletionGracePeriodSeconds": 10 },
+        "status": terminated(143, "Error", 2, 21) }));
+    assert_eq!(waits(&job_json(&queued), &[taken]).unwrap(), "waiting: in queue 'gpu'");
+    let held_back = job_json(&json!({ "metadata": { "annotations": { "vespiary.io/incomplete": "secret" } } }));
+    assert!(matches!(judged(Some(&held_back), &[], 50, 50).state, RunState::Incomplete));
+}
+
+#[test]
+fn ends_that_a_container_makes() {
+    let complete = end(&job(), &[pod(&terminated(0, "Completed", 2, 9))]);
+    assert_eq!((complete.reason, complete.exit_code, complete.signal), (EndReason::Completed, Some(0), None));
+    assert_eq!((complete.started, complete.finished), (Some(at(2)), at(9)));
+    let cases = [
+        (3, "Error", EndReason::Error, Some(3), None, "container 'main' ended with exit code 3"),
+        (143, "Error", EndReason::Error, None, Some(15), "container 'main' was ended by signal 15 (SIGTERM)"),
+        (
+            139,
+            "Error",
+            EndReason::Error,
+            None,
+            Some(11),
+            "container 'main' was ended by signal 11 (SIGSEGV); its memory is limited to 64Mi",
+        ),
+        (
+            137,
+            "OOMKilled",
+            EndReason::OomKilled,
+            None,
+            Some(9),
+            "container 'main' was ended by signal 9 (SIGKILL) when it had no memory left; its memory is limited to 64Mi",
+        ),
+        (255, "Error", EndReason::Error, Some(255), None, "container 'main' ended with exit code 255"),
+    ];
+    for (code, reason, expected, exit_code, signal, message) in cases {
+        let folded = judged(Some(&job()), &[pod(&terminated(code, reason, 2, 9))], 10, 20);
+        let RunState::Ended(exit) = folded.state else { panic!("{:?}", folded.state) };
+        assert_eq!((exit.reason, exit.exit_code, exit.signal), (expected, exit_code, signal));
+        assert_eq!((exit.message.as_str(), exit.container.as_deref()), (message, Some("main")));
+    }
+    let message = "exec: \"/no/such\": stat /no/such: no such file or directory: unknown";
+    let state = json!({ "terminated": { "exitCode": 128, "reason": "StartError", "message": message,
+        "startedAt": "1970-01-01T00:00:00Z", "finishedAt": at(3).to_string() } });
+    let exit = end(&job(), &[pod(&json!({ "phase": "Failed", "containerStatuses": [main_status(&state)] }))]);
+    assert_eq!((exit.reason, exit.exit_code, exit.started), (EndReason::StartError, None, None));
+    assert_eq!(exit.message, format!("container 'main' could not be started: {message}"));
+}
+
+#[test]
+fn several_containers() {
+    let spec = json!({ "initContainers": [{ "name": "first", "image": "i" },
+        { "name": "mesh", "image": "i", "restartPolicy": "Always" }], "containers": [{ "name": "main" }, { "name": "two" }] });
+    let status = |name: &str, state: Value| json!({ "name": name, "state": state });
+    let ended = |code: i32, to: i64| json!({ "terminated": { "exitCode": code, "startedAt": at(2).to_string(), "finishedAt": at(to).to_string() } });
+    let going = || json!({ "running": { "startedAt": at(2).to_string() } });
+    let with = |inits: Vec<Value>, mains: Vec<Value>| {
+        pod_json(&json!({ "spec": spec, "status": { "phase": "Running", "initContainerStatuses": inits, "containerStatuses": mains } }))
+    };
+    let failed_init = with(vec![status("first", ended(4, 3))], vec![status("main", json!({ "waiting": {} }))]);
+    let exit = end(&job(), &[failed_init]);
+    assert_eq!((exit.container.as_deref(), exit.exit_code), (Some("first"), Some(4)));
+    // A sidecar's end is not waited for; that of every other container is.
+    let inits = || vec![status("first", ended(0, 2)), status("mesh", going())];
+    let exit = end(&job(), &[with(inits(), vec![status("main", ended(0, 5)), status("two", ended(0, 7))])]);
+    assert_eq!((exit.reason, exit.finished), (EndReason::Completed, at(7)));
+    assert_eq!(runs(&job(), &[with(inits(), vec![status("main", ended(3, 5)), status("two", going())])]), None);
+    // The one that failed first decides.
+    let exit = end(&job(), &[with(inits(), vec![status("main", ended(3, 8)), status("two", ended(6, 5))])]);
+    assert_eq!((exit.container.as_deref(), exit.exit_code), (Some("two"), Some(6)));
+}
+
+#[test]
+fn the_job_decides_where_retries_are_left() {
+    let retried = |over: &Value| {
+        let mut job = job_json(&json!({ "spec": { "backoffLimit": 1 } }));
+        merge(&mut job, over);
+        job
+    };
+    let first = pod(&terminated(5, "Error", 2, 9));
+    let second = |status: &Value| {
+        pod_json(&json!({ "metadata": { "name": "x-2", "uid": "p2", "creationTimestamp": at(20).to_string() }, "status": status }))
+    };
+    assert_eq!(runs(&retried(&json!({})), std::slice::from_ref(&first)), None);
+    assert_eq!(runs(&retried(&json!({ "status": { "failed": 1 } })), &[first.clone(), second(&json!({}))]), None);
+    let exit = end(&retried(&json!({})), &[first.clone(), second(&terminated(6, "Error", 21, 22))]);
+    assert_eq!((exit.exit_code, exit.started, exit.finished), (Some(6), Some(at(2)), at(22)));
+    assert!(end(&retried(&json!({})), &[first.clone(), second(&terminated(0, "Completed", 21, 22))]).is_success());
+    // It gives up before its time is used up; success needs no word of the Job.
+    let gives_up = json!({ "status": { "failed": 1, "conditions": [condition("FailureTarget", "PodFailurePolicy", "m", 10)] } });
+    assert_eq!(end(&retried(&gives_up), std::slice::from_ref(&first)).exit_code, Some(5));
+    // It has counted a pod that is not known here yet: that one decides.
+    let counted = json!({ "metadata": { "resourceVersion": "5000" },
+        "status": { "failed": 2, "conditions": [condition("Failed", "BackoffLimitExceeded", "m", 40)] } });
+    assert_eq!(runs(&retried(&counted), std::slice::from_ref(&first)), Some(at(125)));
+    let late = judged(Some(&retried(&counted)), &[first], 50, 125);
+    assert!(matches!(late.state, RunState::Ended(exit) if exit.exit_code == Some(5)));
+}
+
+#[test]
+fn stopped_from_outside() {
+    let deadline = |at: i64| {
+        job_json(&json!({ "spec": { "activeDeadlineSeconds": 8 }, "status": { "failed": 1,
+            "conditions": [condition("FailureTarget", "DeadlineExceeded", "Job was active longer than specified deadline", at),
+                condition("Failed", "DeadlineExceeded", "Job was active longer than specified deadline", at + 3)] } }))
+    };
+    let deleted_job = |when: i64| job_json(&json!({ "metadata": { "deletionTimestamp": at(when).to_string(), "deletionGracePeriodSeconds": 0 } }));
+    // The kubelet resets the time of the deletion when it is done.
+    let deleted_pod = |done: i64, status: Value| {
+        pod_json(&json!({ "metadata": { "deletionTimestamp": at(done).to_string(), "deletionGracePeriodSeconds": 0 }, "status": status }))
+    };
+    let killed = || terminated(137, "Error", 2, 10);
+    let reason = |job: &Value, pod: Value| {
+        let exit = end(job, &[pod]);
+        (exit.reason, exit.message)
+    };
+    let stopped = (EndReason::DeadlineExceeded, "stopped at its deadline of 8 s".to_owned());
+    assert_eq!(reason(&deadline(8), deleted_pod(11, killed())), stopped);
+    assert_eq!(reason(&deadline(8), deleted_pod(11, terminated(0, "Completed", 2, 10))), stopped);
+    // It had ended before.
+    assert_eq!(reason(&deadline(12), deleted_pod(13, terminated(0, "Completed", 2, 10))).0, EndReason::Completed);
+    assert_eq!(reason(&deadline(12), deleted_pod(13, terminated(1, "Error", 2, 10))).0, EndReason::Error);
+    assert_eq!(reason(&deleted_job(9), deleted_pod(11, killed())), (EndReason::Cancelled, "cancelled".to_owned()));
+    assert_eq!(reason(&deleted_job(10), deleted_pod(11, terminated(0, "Completed", 2, 10))).0, EndReason::Completed);
+    assert_eq!(reason(&deleted_job(30), pod(&terminated(1, "Error", 2, 10))).0, EndReason::Error);
+
+    // Its deletion is visible, its cause not yet.
+    assert_eq!(runs(&job(), &[pod_json(&json!({ "metadata": { "deletionTimestamp": at(20).to_string(), "deletionGracePeriodSeconds": 15 },
+        "status": killed() }))]), None);
+    let alone = || [deleted_pod(5, killed())];
+    assert!(matches!(judged(None, &alone(), 50, 52).state, RunState::Running { .. }));
+    assert!(matches!(judged(None, &alone(), 50, 53).state, RunState::Ended(exit) if exit.reason == EndReason::Cancelled));
+    // Killed by whom is waited for, a moment.
+    let folded = judged(Some(&job()), &[pod(&killed())], 50, 51);
+    assert_eq!(folded.again, Some(at(53)));
+    assert!(matches!(judged(Some(&job()), &[pod(&killed())], 50, 53).state, RunState::Ended(exit) if exit.signal == Some(9)));
+
+    // Without a pod.
+    let exit = end(&deleted_job(9), &[]);
+    assert_eq!((exit.reason, exit.message.as_str()), (EndReason::Cancelled, "cancelled before it started"));
+    let unplaced = pod_json(&json!({ "metadata": { "deletionTimestamp": at(9).to_string() }, "spec": { "nodeName": null },
+        "status": { "conditions": [{ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no node" }] } }));
+    let exit = end(&deadline(8), &[unplaced]);
+    assert_eq!(exit.message, "stopped at its deadline of 8 s before it started: no node takes its pod: no node");
+}
+
+#[test]
+fn taken_away() {
+    let failed_job = job_json(&json!({ "status": { "failed": 1, "conditions": [condition("Failed", "BackoffLimitExceeded", "m", 40)] } }));
+    let disturbed = |reason: &str| {
+        let mut status = terminated(137, "Error", 2, 10);
+        merge(&mut status, &json!({ "conditions": [condition("DisruptionTarget", reason, "why", 9)] }));
+        pod_json(&json!({ "metadata": { "deletionTimestamp": at(9).to_string() }, "status": status }))
+    };
+    for (reason, message) in [
+        ("EvictionByEvictionAPI", "evicted from node 'node-1': why"),
+        ("PreemptionByScheduler", "displaced by a pod of higher priority: why"),
+        ("DeletionByTaintManager", "removed from node 'node-1', which is not available: why"),
+        ("DeletionByPodGC", "its node is gone: why"),
+        ("SomethingNew", "taken away: SomethingNew: why"),
+    ] {
+        let exit = end(&failed_job, &[disturbed(reason)]);
+        assert_eq!((exit.reason, exit.message.as_str()), (EndReason::Lost, message));
+    }
+    let evicted = json!({ "phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory." });
+    let exit = end(&job(), &[pod(&evicted)]);
+    assert_eq!((exit.reason, exit.message.as_str()), (EndReason::Lost, "evicted from node 'node-1': The node was low on resource: memory."));
+    let refused = json!({ "phase": "Failed", "reason": "OutOfcpu", "message": "Node didn't have enough resource: cpu" });
+    assert!(end(&job(), &[pod(&refused)]).message.contains("OutOfcpu"));
+
+    // A node that does not answer: given up after a while.
+    let lost = pod_json(&json!({ "metadata": { "deletionTimestamp": at(40).to_string() }, "status": running(2) }));
+    assert_eq!(runs(&failed_job, std::slice::from_ref(&lost)), Some(at(120)));
+    let given_up = judged(Some(&failed_job), std::slice::from_ref(&lost), 50, 120).state;
+    assert!(matches!(&given_up, RunState::Ended(exit) if exit.reason == EndReason::Lost && exit.message.contains("'node-1'")), "{given_up:?}");
+    let cancelled = job_json(&json!({ "metadata": { "deletionTimestamp": at(40).to_string() } }));
+    let given_up = judged(Some(&cancelled), &[lost], 50, 120).state;
+    assert!(matches!(&given_up, RunState::Ended(exit) if exit.reason == EndReason::Cancelled), "{given_up:?}");
+    assert_eq!(end(&failed_job, &[]).message, "its Job failed and its pod is gone: BackoffLimitExceeded: m");
+    let complete = job_json(&json!({ "status": { "active": 0, "succeeded": 1, "conditions": [condition("Complete", "", "", 9)] } }));
+    assert!(end(&complete, &[]).is_success());
+}
+
+#[test]
+fn what_never_starts_is_given_up() {
+    let no_secret = waiting("CreateContainerConfigError", "secret \"s\" not found");
+    let timeout = i64::try_from(START_TIMEOUT).unwrap();
+    let folded = judged(Some(&job()), std::slice::from_ref(&no_secret), 50, timeout - 1);
+    assert!(matches!(folded.state, RunState::Waiting { .. }));
+    assert_eq!(folded.again, Some(at(timeout)));
+    let RunState::Ended(exit) = judged(Some(&job()), &[no_secret.clone()], 50, timeout).state else { panic!() };
+    assert_eq!(exit.reason, EndReason::StartError);
+    assert_eq!(exit.message, "not started within 600 s: container 'main' cannot be configured: secret \"s\" not found");
+    // The time in a queue does not count, nor that of attempts before, nor does one that has started.
+    let resumed = json!({ "status": { "conditions": [
+        { "type": "Suspended", "status": "False", "lastTransitionTime": at(1000).to_string() }] } });
+    assert!(matches!(judged(Some(&job_json(&resumed)), &[no_secret], 50, 1500).state, RunState::Waiting { .. }));
+    let suspended = job_json(&json!({ "spec": { "suspend": true } }));
+    assert!(matches!(judged(Some(&suspended), &[], 50, 99_999).state, RunState::Waiting { .. }));
+    assert!(matches!(judged(Some(&job()), &[pod(&running(2))], 50, 99_999).state, RunState::Running { .. }));
+}
+
+fn condition_of() -> impl Strategy<Value = Option<Condition>> {
+    let reason = prop_oneof![Just("DeadlineExceeded"), Just("Evicted"), Just("Failed"), Just("")];
+    proptest::option::of((reason, proptest::option::of(0..20_i64)).prop_map(|(reason, when)| Condition {
+        reason: reason.into(),
+        message: "m".into(),
+        at: when.map(at),
+    }))
+}
+
+fn time_of() -> impl Strategy<Value = Option<Timestamp>> {
+    proptest::option::of((0..20_i64).prop_map(at))
+}
+
+fn container_of() -> impl Strategy<Value = ContainerFacts> {
+    let role = prop_oneof![Just(Role::Init), Just(Role::Main), Just(Role::Sidecar)];
+    let code = prop_oneof![Just(0), Just(1), Just(137), any::<i32>()];
+    let ended = (code, proptest::option::of(any::<i32>()), time_of(), time_of()).prop_map(|(exit_code, signal, started, finished)| {
+        Stage::Ended(Ended { exit_code, signal, reason: "".into(), message: "".into(), started, finished })
+    });
+    let stage = prop_oneof![
+        Just(Stage::Waiting { reason: "ErrImagePull".into(), message: "".into() }),
+        time_of().prop_map(|started| Stage::Running { started }),
+        ended
+    ];
+    (role, stage).prop_map(|(role, stage)| ContainerFacts {
+        name: "c".into(),
+        role,
+        image: "".into(),
+        memory_limit: None,
+        id: None,
+        stage,
+    })
+}
+
+fn pod_of() -> impl Strategy<Value = PodFacts> {
+    let phase = prop_oneof![
+        Just(Phase::Pending),
+        Just(Phase::Running),
+        Just(Phase::Succeeded),
+        Just(Phase::Failed),
+        Just(Phase::Unknown)
+    ];
+    let containers = proptest::collection::vec(container_of(), 0..3);
+    let conditions = (condition_of(), condition_of(), condition_of());
+    let times = (time_of(), time_of(), time_of(), 0..20_i64);
+    (phase, containers, conditions, times, any::<bool>(), any::<bool>()).prop_map(
+        |(phase, containers, (trouble, unschedulable, disruption), times, told_to_stop, placed)| PodFacts {
+            name: "p".into(),
+            uid: "u".into(),
+            version: 1,
+            held: true,
+            let_go: false,
+            created: at(times.3),
+            node: placed.then(|| "n".into()),
+            phase,
+            trouble,
+            unschedulable,
+            disruption,
+            deleted: times.0,
+            containers: containers.into(),
+            deleted_seen: times.1,
+            ended_seen: times.2,
+            told_to_stop,
+        },
+    )
+}
+
+fn job_of() -> impl Strategy<Value = Option<JobFacts>> {
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+    let counts = (0..3_usize, 0..3_usize, 0..3_usize, 0..3_u32);
+    proptest::option::of((flags, counts, condition_of(), time_of(), time_of(), time_of()).prop_map(
+        |((incomplete, suspended, complete), counts, failure, resumed, deleted, settled_seen)| JobFacts {
+            uid: "u".into(),
+            version: 1,
+            held: true,
+            let_go: false,
+            incomplete,
+            created: at(0),
+            retries: counts.3,
+            deadline_seconds: None,
+            suspended,
+            resumed,
+            queue: None,
+            deleted,
+            ended_pods: counts.0,
+            failed_pods: counts.1,
+            active_pods: counts.2,
+            failure,
+            complete,
+            settled_seen,
+        },
+    ))
+}
+
+proptest! {
+    #[test]
+    fn whatever_the_facts_are_there_is_a_state(
+        job in job_of(),
+        pods in proptest::collection::vec(pod_of(), 0..3),
+        now in 0..2000_i64,
+        pods_version in 0..3_u64,
+    ) {
+        let facts = Facts {
+            job: job.as_ref(), pods: &pods, pods_gone: 0, creation_failure: Some("quota"), warning: None, waited_for: None,
+            pods_version, now: at(now), rules: rules(),
+        };
+        let folded = super::super::fold::fold(&facts);
+        if let RunState::Ended(exit) = &folded.state {
+            prop_assert!(exit.started.is_none_or(|started| started <= exit.finished));
+            prop_assert!(!exit.message.is_empty());
+            prop_assert!(exit.is_success() == (exit.exit_code == Some(0) && exit.reason == EndReason::Completed));
+            // Nothing that runs is called ended but by what was given up.
+            let newest_runs = facts.newest().is_some_and(|pod| !pod.has_ended() && pod.deleted_seen.is_none() && pod.containers.iter().any(ContainerFacts::has_run));
+            prop_assert!(!newest_runs, "{exit:?}");
+        }
+    }
+
+    #[test]
+    fn objects_of_any_shape_are_read(text in "\\PC{0,40}", number in any::<i64>()) {
+        // Every member may be null or absent, whatever else is in the object.
+        for object in [json!({}), json!({ "metadata": { "name": text, "uid": text, "creationTimestamp": text, "deletionTimestamp": text,
+            "deletionGracePeriodSeconds": number, "finalizers": null, "labels": {} }, "spec": { "backoffLimit": number, "containers": null },
+            "status": { "failed": number, "conditions": null, "containerStatuses": [{ "name": null, "state": null }] } })] {
+            let job: wire::Job = serde_json::from_value(object.clone()).unwrap();
+            let pod: wire::Pod = serde_json::from_value(object).unwrap();
+            let (job, pod) = (JobFacts::read(&job, at(0)), PodFacts::read(&pod, at(0)));
+            prop_assert_eq!(job.is_some(), pod.is_some());
+        }
+    }
+}

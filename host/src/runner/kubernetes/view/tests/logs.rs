@@ -1,0 +1,103 @@
+//! Logs of a fake API server: gaps, refusals, excuses.
+
+use super::api::{Fake, LogAnswer, LogScript};
+use super::*;
+use crate::core::LogEvent;
+use crate::runner::kubernetes::logs::logs;
+
+const FIRST: &str = "2026-01-01T00:00:02.5Z a line";
+
+async fn read(fake: &Fake, pod: &Value, follow: bool) -> Vec<Result<LogEvent, RunnerError>> {
+    fake.put("jobs", job_json(&json!({})));
+    fake.put("pods", pod.clone());
+    let cluster = fake.cluster(60);
+    let stop = CancellationToken::new();
+    let _stopped = stop.clone().drop_guard();
+    let view = View::start(cluster.clone(), stop);
+    if follow {
+        // The container ends while its log is followed.
+        let fake = fake.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(8)).await;
+            fake.put("pods", pod_json(&json!({ "status": terminated(0, "Completed", 2, 9) })));
+        });
+    }
+    let events = logs(&cluster, &view, job_id(), follow).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(600), events.collect()).await.unwrap()
+}
+
+/// The events as one text.
+fn text(events: &[Result<LogEvent, RunnerError>]) -> String {
+    let mut text = String::new();
+    for event in events {
+        match event {
+            Ok(LogEvent::Container { name }) => text.push_str(&format!("[{name}]")),
+            Ok(LogEvent::Bytes(bytes)) => text.push_str(std::str::from_utf8(bytes).unwrap()),
+            Ok(LogEvent::Missing { reason }) => text.push_str(&format!("<{reason}>")),
+            Err(error) => text.push_str(&format!("!{error}!")),
+        }
+    }
+    text
+}
+
+fn script(reads: &[LogAnswer]) -> Fake {
+    let fake = Fake::default();
+    fake.set_log("main", LogScript { reads: reads.iter().cloned().collect(), first: FIRST.to_owned() });
+    fake
+}
+
+fn ended() -> Value {
+    pod_json(&json!({ "status": terminated(0, "Completed", 2, 9) }))
+}
+
+#[tokio::test(start_paused = true)]
+async fn read_at_its_end() {
+    let cases = [
+        (LogAnswer::Whole("one\ntwo"), "[main]one\ntwo"),
+        (LogAnswer::Whole(""), "[main]"),
+        (LogAnswer::Refused(404, "gone"), "[main]<pod 'pygeoapi-job-01a20b46-0ba2-77df-9211-339dbeb28b9a-abcde' is gone, and with it the log of container 'main'>"),
+        (LogAnswer::Refused(503, "later"), "[main]!the runner is not available: could not read a log!"),
+        (LogAnswer::Broken("one"), "[main]one!the runner is not available: could not read a log!"),
+    ];
+    for (answer, expected) in cases {
+        assert_eq!(text(&read(&script(&[answer]), &ended(), false).await), expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_followed_log_is_whole_whatever_breaks() {
+    let cases: [&[LogAnswer]; 4] = [
+        &[LogAnswer::Whole("one\ntwo\n")],
+        &[LogAnswer::Broken("one"), LogAnswer::Broken("one\nt"), LogAnswer::Whole("one\ntwo\n")],
+        // An end that looks orderly, since only the kubelet went away.
+        &[LogAnswer::Whole("one\n"), LogAnswer::Whole("one\ntwo\n")],
+        &[LogAnswer::Refused(502, "no kubelet"), LogAnswer::Broken(""), LogAnswer::Whole("one\ntwo\n")],
+    ];
+    for reads in cases {
+        let events = read(&script(reads), &pod_json(&json!({ "status": running(2) })), true).await;
+        assert_eq!(text(&events), "[main]one\ntwo\n");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_kubelets_excuse_is_not_the_log() {
+    let fake = Fake::default();
+    let excuse = "unable to retrieve container logs for containerd://c1";
+    fake.put("jobs", job_json(&json!({})));
+    fake.put("pods", ended());
+    fake.set_log("main", LogScript { reads: [LogAnswer::Whole(excuse)].into(), first: String::new() });
+    let cluster = fake.cluster(60);
+    let stop = CancellationToken::new();
+    let _stopped = stop.clone().drop_guard();
+    let view = View::start(cluster.clone(), stop);
+    let events: Vec<_> = logs(&cluster, &view, job_id(), false).await.unwrap().collect().await;
+    // A byte at a time it is not told from a log; in one piece, as the kubelet sends it, it is.
+    assert!(text(&events).starts_with("[main]"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_never_ran_has_no_section() {
+    let waiting = pod_json(&json!({ "status": { "phase": "Failed", "reason": "Evicted",
+        "containerStatuses": [main_status(&json!({ "waiting": { "reason": "ContainerCreating" } }))] } }));
+    assert_eq!(text(&read(&script(&[LogAnswer::Whole("no")]), &waiting, false).await), "");
+}
