@@ -24,6 +24,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// Longest pause while another replica has the claim: with the spread at most 5 s, so that a dead one's job is taken over soon.
 const LONGEST_TURN: Duration = Duration::from_secs(4);
 
+/// Observations that are written down at once.
+const NOTES_AT_ONCE: usize = 32;
+
 /// How finalizing is spread.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -46,6 +49,8 @@ pub struct Finalizer {
     jobs: Arc<Jobs>,
     limits: Limits,
     permits: Arc<Semaphore>,
+    /// Bounds the small writes of what was observed: many runs that change at once must not fill the database's queue before requests.
+    notes: Arc<Semaphore>,
     /// One look for jobs without a run at a time.
     repairing: Arc<Semaphore>,
     seen: HashMap<JobId, Seen>,
@@ -66,6 +71,7 @@ impl Finalizer {
             jobs,
             limits,
             permits,
+            notes: Arc::new(Semaphore::new(NOTES_AT_ONCE)),
             repairing,
             seen: HashMap::new(),
             finished: Arc::default(),
@@ -139,7 +145,8 @@ impl Finalizer {
                 // Never remembered: should its job have ended meanwhile, it is stopped, as often as it takes.
                 let jobs = Arc::clone(&self.jobs);
                 let pauses = Pauses::new(self.limits.longest_pause);
-                self.spawn(async move { retry(pauses, id, || jobs.run_waits(id, None)).await });
+                let notes = Arc::clone(&self.notes);
+                self.spawn(async move { retry(&notes, pauses, id, || jobs.run_waits(id, None)).await });
                 return;
             }
             RunState::Waiting { message } => Seen::Waiting(message.clone()),
@@ -155,15 +162,16 @@ impl Finalizer {
         self.seen.insert(id, now);
         let jobs = Arc::clone(&self.jobs);
         let pauses = Pauses::new(self.limits.longest_pause);
+        let notes = Arc::clone(&self.notes);
         match run.state {
             RunState::Incomplete => {}
             RunState::Waiting { message } => self.spawn(async move {
-                retry(pauses, id, || jobs.run_waits(id, message.clone())).await;
+                retry(&notes, pauses, id, || jobs.run_waits(id, message.clone())).await;
             }),
             RunState::Running { started } => {
                 let follows = self.jobs.follows_progress();
                 self.spawn(async move {
-                    retry(pauses, id, || jobs.run_started(id, started)).await;
+                    retry(&notes, pauses, id, || jobs.run_started(id, started)).await;
                     if follows {
                         progress::follow(&jobs, id).await;
                     }
@@ -226,12 +234,17 @@ async fn finish(jobs: &Jobs, permits: &Semaphore, mut pauses: Pauses, id: JobId,
 }
 
 /// Does a small step for one job, as often as it takes.
-async fn retry<F, W>(mut pauses: Pauses, id: JobId, mut step: F)
+async fn retry<F, W>(notes: &Semaphore, mut pauses: Pauses, id: JobId, mut step: F)
 where
     F: FnMut() -> W,
     W: Future<Output = Result<(), crate::jobs::Error>>,
 {
-    while let Err(cause) = step().await {
+    loop {
+        let outcome = {
+            let Ok(_permit) = notes.acquire().await else { return };
+            step().await
+        };
+        let Err(cause) = outcome else { return };
         tracing::warn!(job.id = %id, error = &cause as &dyn std::error::Error, "could not note what was observed; tried again");
         pauses.wait().await;
     }

@@ -30,7 +30,7 @@ impl Jobs {
         };
         if job.status.is_final() {
             self.runner.cancel(id).await?;
-        } else if message.is_some() && message != job.message {
+        } else if job.status == JobStatus::Accepted && message.is_some() && message != job.message {
             self.store.report(id, None, message, Timestamp::now()).await?;
         }
         Ok(())
