@@ -167,7 +167,11 @@ impl Subject<'_> {
     }
 
     async fn fails(&self) {
-        let script = if self.outputs_in_order { "echo out; echo err >&2; exit 3" } else { "echo out; sleep 1; echo err >&2; exit 3" };
+        let script = if self.outputs_in_order {
+            "echo out; echo err >&2; exit 3"
+        } else {
+            "echo out; sleep 1; echo err >&2; exit 3"
+        };
         let job_id = self.begin((self.shell)(script)).await;
         let exit = self.end(job_id).await;
         assert_eq!((exit.reason, exit.exit_code, exit.container.as_deref()), (EndReason::Error, Some(3), Some("main")));
@@ -215,7 +219,10 @@ impl Subject<'_> {
         assert_eq!(sections.len(), 2, "the main container began behind a failed init container: {sections:?}");
         self.release(job_id).await;
 
-        let mut plan = JobPlan { containers: vec![container("one", "echo one"), container("two", "echo two; exit 6")], ..JobPlan::default() };
+        let mut plan = JobPlan {
+            containers: vec![container("one", "echo one"), container("two", "echo two; exit 6")],
+            ..JobPlan::default()
+        };
         let sections = [("one".to_owned(), b"one\n".to_vec()), ("two".to_owned(), b"two\n".to_vec())];
         let job_id = self.begin(plan.clone()).await;
         let exit = self.end(job_id).await;

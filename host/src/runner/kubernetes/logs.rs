@@ -181,7 +181,7 @@ impl Reader {
                             return;
                         }
                         let since = *failing.get_or_insert_with(Instant::now);
-                        if !follow || since.elapsed() >= FAILING {
+                        if !self.follow || since.elapsed() >= FAILING {
                             Err(error.into_unavailable(WHAT))?;
                         }
                         sleep(LOOK * 5).await;
@@ -189,7 +189,6 @@ impl Reader {
                         continue;
                     }
                 };
-                failing = None;
                 let mut skip = passed;
                 let mut held_back: Option<Vec<Bytes>> = None;
                 if let Some(first) = first {
@@ -210,7 +209,8 @@ impl Reader {
                 orderly = loop {
                     let bytes = match log.next(&mut body).await {
                         Some(Ok(bytes)) => bytes,
-                        Some(Err(error)) if follow => {
+                        Some(Err(error)) if self.follow && failing.is_none_or(|since| since.elapsed() < FAILING) => {
+                            failing.get_or_insert_with(Instant::now);
                             tracing::debug!(job.id = %self.job_id, %error, "a log that is followed broke off; it is taken up again");
                             break false;
                         }
@@ -227,6 +227,7 @@ impl Reader {
                     begun = true;
                     let Some(mut bytes) = behind(&mut skip, bytes) else { continue };
                     passed = passed.saturating_add(bytes.len() as u64);
+                    failing = None;
                     if let Some(held) = &mut held_back {
                         held.push(bytes);
                         if held.iter().map(Bytes::len).sum::<usize>() <= SMALL {
@@ -245,6 +246,11 @@ impl Reader {
                 };
                 for bytes in held_back.into_iter().flatten() {
                     yield LogEvent::Bytes(bytes);
+                }
+                if !orderly {
+                    sleep(LOOK).await;
+                    follow = !self.has_ended(&source.uid, &container.name);
+                    continue;
                 }
                 if !follow {
                     return;

@@ -86,9 +86,12 @@ async fn what_a_run_waits_for_is_said() {
         let variable = json!({ "name": "A", "value": { "secretKey": { "name": "no-such-secret", "key": "k" } } });
         no_secret.containers[0].env.push(serde_json::from_value(variable).unwrap());
         let mut no_claim = plan(&["true"]);
-        no_claim.volumes =
-            vec![serde_json::from_value(json!({ "name": "v", "source": { "configMap": { "name": "no-such-map" } } })).unwrap()];
-        no_claim.containers[0].mounts = vec![serde_json::from_value(json!({ "volume": "v", "mountPath": "/v" })).unwrap()];
+        no_claim.volumes = vec![
+            serde_json::from_value(json!({ "name": "v", "source": { "configMap": { "name": "no-such-map" } } }))
+                .unwrap(),
+        ];
+        no_claim.containers[0].mounts =
+            vec![serde_json::from_value(json!({ "volume": "v", "mountPath": "/v" })).unwrap()];
         let queued = JobPlan { queue: Some("lab".to_owned()), ..plan(&["true"]) };
         let cases = [
             (nowhere, "no node takes its pod: 0/1 nodes are available"),
@@ -166,7 +169,8 @@ async fn ends_that_a_cluster_makes() {
 
         // Stopped from outside, by whatever reads none of our tables.
         let begin = async || {
-            let id = runner.begin(plan(&["trap 'echo bye; exit 0' TERM; echo begun; while :; do sleep 0.1; done"])).await;
+            let id =
+                runner.begin(plan(&["trap 'echo bye; exit 0' TERM; echo begun; while :; do sleep 0.1; done"])).await;
             runner.runs(id).await;
             let begun = LogEvent::Bytes("begun\n".into());
             until("first line", async || runner.events(id, false).await.contains(&begun).then_some(())).await;

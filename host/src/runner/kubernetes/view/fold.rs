@@ -133,8 +133,10 @@ impl<'a> Facts<'a> {
         let success = has_succeeded(pod);
         let finished = pod.containers.iter().filter_map(|container| container.ended()?.finished).max();
         // Seconds are all that the cluster tells: who ended in the second in which it was asked to succeeded by itself.
-        let after =
-            |asked: Timestamp| finished.is_none_or(|finished| finished > asked || (finished == asked && !success));
+        let in_time = |finished: Timestamp, asked: Timestamp| {
+            finished < asked || (finished == asked && success && !pod.told_to_stop)
+        };
+        let after = |asked: Timestamp| finished.is_none_or(|finished| !in_time(finished, asked));
         let deadline = self.job.filter(|job| is_deadline(job)).and_then(|job| job.failure.as_ref());
         let deadline = deadline.is_some_and(|failure| failure.at.is_none_or(after));
         let cancelled = self.job.is_some_and(|job| job.deleted.is_some_and(after));
@@ -280,7 +282,11 @@ impl<'a> Facts<'a> {
     }
 
     fn stopped(&self, reason: EndReason, container: Option<&str>, finished: Option<Timestamp>) -> ExitState {
-        let waited_for = if self.started().is_none() { Some(self.waits_for().or_else(|| self.waited_for.map(ToOwned::to_owned))) } else { None };
+        let waited_for = if self.started().is_none() {
+            Some(self.waits_for().or_else(|| self.waited_for.map(ToOwned::to_owned)))
+        } else {
+            None
+        };
         let deadline = self.job.and_then(|job| job.deadline_seconds);
         self.exit(reason, container, message::stopped(reason, deadline, waited_for), finished)
     }

@@ -51,6 +51,8 @@ enum Trouble {
     List(&'static str, #[source] kube::Error),
     #[error("to watch {0}")]
     Watch(&'static str, #[source] kube::Error),
+    #[error("to read what became of {0}")]
+    Unreadable(&'static str, #[source] kube::Error),
     #[error("to ask for {0}")]
     Request(&'static str, #[source] kube::core::request::Error),
     #[error("no answer within {} ms", .0.as_millis())]
@@ -229,8 +231,7 @@ impl<T: Watched> Watch<T> {
             .map_err(|error| Trouble::Request(self.what, error))?;
         let failed = |error: kube::Error| match error {
             error if is_gone(&error) => Trouble::Gone,
-            // An object was lost that could not be read.
-            kube::Error::SerdeError(_) => Trouble::List(self.what, error),
+            error if is_unreadable(&error) => Trouble::Unreadable(self.what, error),
             error => Trouble::Watch(self.what, error),
         };
         let events = timeout(self.deadline, self.client.request_events::<T>(request));
@@ -272,6 +273,15 @@ fn note(reached: &mut String, version: Option<&str>) -> Result<(), Trouble> {
 
 fn is_gone(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 410)
+}
+
+/// Whether an event was lost that could not be read. The client may take it for a status, which then says nothing.
+fn is_unreadable(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::SerdeError(_) => true,
+        kube::Error::Api(status) => status.code == 0,
+        _ => false,
+    }
 }
 
 /// An error with its causes, in one line.

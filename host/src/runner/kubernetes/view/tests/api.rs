@@ -31,8 +31,10 @@ struct Kind {
 struct State {
     version: u64,
     kinds: BTreeMap<&'static str, Kind>,
-    /// Answers that the next calls get instead: a code and a reason.
+    /// Codes that the next calls get instead of an answer.
     failures: VecDeque<u16>,
+    /// The same, for all calls.
+    broken: Option<u16>,
     /// Whether calls are left without an answer.
     hangs: bool,
     logs: BTreeMap<String, LogScript>,
@@ -54,6 +56,8 @@ pub(super) enum LogAnswer {
     /// These bytes, then the connection breaks.
     Broken(&'static str),
     Refused(u16, &'static str),
+    /// In one piece, as the kubelet sends what is no log.
+    Excuse(&'static str),
 }
 
 #[derive(Clone, Default)]
@@ -67,7 +71,11 @@ fn whole(code: u16, body: &Value) -> Answer {
 }
 
 fn failure(code: u16, message: &str) -> Answer {
-    whole(code, &json!({ "kind": "Status", "status": "Failure", "code": code, "message": message, "reason": "R" }))
+    whole(
+        code,
+        &json!({ "kind": "Status", "status": "Failure", "code": code, "message": message,
+        "reason": if code == 404 { "NotFound" } else { "Other" } }),
+    )
 }
 
 fn stream() -> (Feed, Answer) {
@@ -110,7 +118,8 @@ impl Fake {
             url::form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()).into_owned().collect();
         let mut state = self.state();
         state.calls.push(format!("{} {path}", request.method()));
-        if let Some(code) = state.failures.pop_front() {
+        let broken = state.broken;
+        if let Some(code) = broken.or_else(|| state.failures.pop_front()) {
             return failure(code, "made up");
         }
         if path.ends_with("/log") {
@@ -140,7 +149,10 @@ impl Fake {
         let from: usize = query.get("continue").map_or(0, |token| token.parse().unwrap());
         let items: Vec<_> = kind.objects.values().skip(from).take(1).cloned().collect();
         let token = if from + 1 < kind.objects.len() { (from + 1).to_string() } else { String::new() };
-        whole(200, &json!({ "kind": "List", "metadata": { "resourceVersion": version, "continue": token }, "items": items }))
+        whole(
+            200,
+            &json!({ "kind": "List", "metadata": { "resourceVersion": version, "continue": token }, "items": items }),
+        )
     }
 
     fn log(state: &mut State, query: &BTreeMap<String, String>) -> Answer {
@@ -156,6 +168,10 @@ impl Fake {
         };
         let (feed, response) = stream();
         let (text, breaks) = match answer {
+            LogAnswer::Excuse(text) => {
+                feed.unbounded_send(Ok(Frame::data(Bytes::from(text)))).unwrap();
+                return response;
+            }
             LogAnswer::Refused(code, message) => return failure(code, message),
             LogAnswer::Whole(text) => (text, false),
             LogAnswer::Broken(text) => (text, true),
@@ -181,7 +197,8 @@ impl Fake {
         let uid = object["metadata"]["uid"].as_str().unwrap().to_owned();
         let kind = state.kinds.entry(kind).or_default();
         let known = kind.objects.insert(uid, object.clone()).is_some();
-        kind.watches.retain(|feed| feed.unbounded_send(Ok(line(if known { "MODIFIED" } else { "ADDED" }, &object))).is_ok());
+        kind.watches
+            .retain(|feed| feed.unbounded_send(Ok(line(if known { "MODIFIED" } else { "ADDED" }, &object))).is_ok());
     }
 
     /// Takes an object away; `told`: whether the watches hear of it.
@@ -200,7 +217,12 @@ impl Fake {
     /// Sends something to the watches of a kind.
     pub(super) fn send(&self, kind: &'static str, event: &str, object: &Value) {
         let mut state = self.state();
-        state.kinds.entry(kind).or_default().watches.retain(|feed| feed.unbounded_send(Ok(line(event, object))).is_ok());
+        state
+            .kinds
+            .entry(kind)
+            .or_default()
+            .watches
+            .retain(|feed| feed.unbounded_send(Ok(line(event, object))).is_ok());
     }
 
     /// Ends all watches, in an orderly way or not.
@@ -216,6 +238,10 @@ impl Fake {
 
     pub(super) fn fail(&self, codes: &[u16]) {
         self.state().failures.extend(codes);
+    }
+
+    pub(super) fn break_down(&self, code: Option<u16>) {
+        self.state().broken = code;
     }
 
     pub(super) fn hang(&self, hangs: bool) {

@@ -44,14 +44,19 @@ fn a_run_from_its_beginning_to_its_end() {
     assert!(matches!(entries.get(job_id()).unwrap().shown(), Some(RunState::Ended(exit)) if exit.is_success()));
 
     // Let go, it is no run any more, even if what comes in is older than that.
-    entries.let_go(job_id());
+    let pods = entries.pods(job_id());
+    entries.let_go(job_id(), &pods);
     assert!(entries.list().is_empty() && entries.pods(job_id()).iter().all(|pod| !pod.held));
     assert_eq!(take_job(&mut entries, &json!({})), "-");
     assert_eq!(take_pod(&mut entries, &json!({ "status": terminated(0, "Completed", 2, 9) })), "-");
     assert!(entries.get(job_id()).unwrap().shown().is_none());
     // Another pod that we hold is seen again, so that it is let go, too.
-    assert_eq!(take_pod(&mut entries, &json!({ "metadata": { "uid": "p2", "creationTimestamp": at(30).to_string() } })), "waiting");
-    assert!(entries.pod_gone(job_id(), "p1", at(51)).is_none() && entries.pod_gone(job_id(), "p2", at(51)).is_none());
+    assert_eq!(
+        take_pod(&mut entries, &json!({ "metadata": { "uid": "p2", "creationTimestamp": at(30).to_string() } })),
+        "running"
+    );
+    assert_eq!(shown(entries.pod_gone(job_id(), "p1", at(51))), "waiting");
+    assert_eq!(shown(entries.pod_gone(job_id(), "p2", at(51))), "-");
     assert!(entries.job_gone(job_id(), "another", at(51)).is_none() && entries.get(job_id()).is_some());
     assert!(entries.job_gone(job_id(), "j1", at(51)).is_none() && entries.get(job_id()).is_none());
 }
@@ -59,7 +64,8 @@ fn a_run_from_its_beginning_to_its_end() {
 #[test]
 fn half_of_the_facts_say_nothing() {
     let mut entries = Entries::new(rules());
-    let complete = json!({ "status": { "active": 0, "succeeded": 1, "conditions": [condition("Complete", "", "", 9)] } });
+    let complete =
+        json!({ "status": { "active": 0, "succeeded": 1, "conditions": [condition("Complete", "", "", 9)] } });
     assert_eq!(take_job(&mut entries, &complete), "-");
     assert!(entries.list().is_empty());
     assert_eq!(take_pod(&mut entries, &json!({ "status": terminated(0, "Completed", 2, 9) })), "-");
@@ -89,7 +95,13 @@ fn a_list_takes_away_what_it_does_not_name() {
 fn another_job_of_the_same_name_is_another_run() {
     let mut entries = whole();
     take_job(&mut entries, &json!({}));
-    assert_eq!(take_job(&mut entries, &json!({ "metadata": { "deletionTimestamp": at(9).to_string() }, "status": { "active": 0 } })), "ended");
+    assert_eq!(
+        take_job(
+            &mut entries,
+            &json!({ "metadata": { "deletionTimestamp": at(9).to_string() }, "status": { "active": 0 } })
+        ),
+        "ended"
+    );
     assert_eq!(take_job(&mut entries, &json!({ "metadata": { "uid": "j2" } })), "waiting");
 }
 
@@ -116,8 +128,12 @@ fn pods_of_deleted_jobs_are_deleted() {
     take_pod(&mut entries, &json!({ "metadata": { "deletionTimestamp": at(70).to_string() }, "status": running(2) }));
     assert_eq!(entries.to_delete(at(80), pause), []);
     // Seen to be deleted while it ran: it was stopped, even if it ended well in the same second.
-    take_pod(&mut entries, &json!({ "metadata": { "deletionTimestamp": at(9).to_string() }, "status": terminated(0, "Completed", 2, 9) }));
-    assert!(matches!(entries.get(job_id()).unwrap().shown(), Some(RunState::Ended(exit)) if exit.message == "cancelled"));
+    take_pod(
+        &mut entries,
+        &json!({ "metadata": { "deletionTimestamp": at(9).to_string() }, "status": terminated(0, "Completed", 2, 9) }),
+    );
+    let shown = entries.get(job_id()).unwrap().shown();
+    assert!(matches!(shown, Some(RunState::Ended(exit)) if exit.message == "cancelled"), "{shown:?}");
 }
 
 #[test]

@@ -71,11 +71,16 @@ fn what_it_waits_for() {
     for (pods, expected) in cases {
         assert_eq!(waits(&job(), &pods).as_deref(), expected);
     }
-    let queued = json!({ "metadata": { "labels": { "kueue.x-k8s.io/queue-name": "gpu" } }, "spec": { "suspend": true } });
+    let queued =
+        json!({ "metadata": { "labels": { "kueue.x-k8s.io/queue-name": "gpu" } }, "spec": { "suspend": true } });
     assert_eq!(waits(&job_json(&queued), &[]).unwrap(), "waiting: in queue 'gpu'");
-    assert_eq!(waits(&job_json(&json!({ "spec": { "suspend": true } })), &[]).unwrap(), "waiting: its Job is suspended");
+    assert_eq!(
+        waits(&job_json(&json!({ "spec": { "suspend": true } })), &[]).unwrap(),
+        "waiting: its Job is suspended"
+    );
     // Taken back into the queue: it waits again, although its pod ran and was ended.
-    let taken = pod_json(&json!({ "metadata": { "deletionTimestamp": at(30).to_string(), "deletionGracePeriodSeconds": 10 },
+    let taken =
+        pod_json(&json!({ "metadata": { "deletionTimestamp": at(30).to_string(), "deletionGracePeriodSeconds": 10 },
         "status": terminated(143, "Error", 2, 21) }));
     assert_eq!(waits(&job_json(&queued), &[taken]).unwrap(), "waiting: in queue 'gpu'");
     let held_back = job_json(&json!({ "metadata": { "annotations": { "vespiary.io/incomplete": "secret" } } }));
@@ -130,7 +135,9 @@ fn several_containers() {
     let ended = |code: i32, to: i64| json!({ "terminated": { "exitCode": code, "startedAt": at(2).to_string(), "finishedAt": at(to).to_string() } });
     let going = || json!({ "running": { "startedAt": at(2).to_string() } });
     let with = |inits: Vec<Value>, mains: Vec<Value>| {
-        pod_json(&json!({ "spec": spec, "status": { "phase": "Running", "initContainerStatuses": inits, "containerStatuses": mains } }))
+        pod_json(
+            &json!({ "spec": spec, "status": { "phase": "Running", "initContainerStatuses": inits, "containerStatuses": mains } }),
+        )
     };
     let failed_init = with(vec![status("first", ended(4, 3))], vec![status("main", json!({ "waiting": {} }))]);
     let exit = end(&job(), &[failed_init]);
@@ -154,7 +161,9 @@ fn the_job_decides_where_retries_are_left() {
     };
     let first = pod(&terminated(5, "Error", 2, 9));
     let second = |status: &Value| {
-        pod_json(&json!({ "metadata": { "name": "x-2", "uid": "p2", "creationTimestamp": at(20).to_string() }, "status": status }))
+        pod_json(
+            &json!({ "metadata": { "name": "x-2", "uid": "p2", "creationTimestamp": at(20).to_string() }, "status": status }),
+        )
     };
     assert_eq!(runs(&retried(&json!({})), std::slice::from_ref(&first)), None);
     assert_eq!(runs(&retried(&json!({ "status": { "failed": 1 } })), &[first.clone(), second(&json!({}))]), None);
@@ -162,7 +171,8 @@ fn the_job_decides_where_retries_are_left() {
     assert_eq!((exit.exit_code, exit.started, exit.finished), (Some(6), Some(at(2)), at(22)));
     assert!(end(&retried(&json!({})), &[first.clone(), second(&terminated(0, "Completed", 21, 22))]).is_success());
     // It gives up before its time is used up; success needs no word of the Job.
-    let gives_up = json!({ "status": { "failed": 1, "conditions": [condition("FailureTarget", "PodFailurePolicy", "m", 10)] } });
+    let gives_up =
+        json!({ "status": { "failed": 1, "conditions": [condition("FailureTarget", "PodFailurePolicy", "m", 10)] } });
     assert_eq!(end(&retried(&gives_up), std::slice::from_ref(&first)).exit_code, Some(5));
     // It has counted a pod that is not known here yet: that one decides.
     let counted = json!({ "metadata": { "resourceVersion": "5000" },
@@ -179,10 +189,14 @@ fn stopped_from_outside() {
             "conditions": [condition("FailureTarget", "DeadlineExceeded", "Job was active longer than specified deadline", at),
                 condition("Failed", "DeadlineExceeded", "Job was active longer than specified deadline", at + 3)] } }))
     };
-    let deleted_job = |when: i64| job_json(&json!({ "metadata": { "deletionTimestamp": at(when).to_string(), "deletionGracePeriodSeconds": 0 } }));
+    let deleted_job = |when: i64| {
+        job_json(&json!({ "metadata": { "deletionTimestamp": at(when).to_string(), "deletionGracePeriodSeconds": 0 } }))
+    };
     // The kubelet resets the time of the deletion when it is done.
     let deleted_pod = |done: i64, status: Value| {
-        pod_json(&json!({ "metadata": { "deletionTimestamp": at(done).to_string(), "deletionGracePeriodSeconds": 0 }, "status": status }))
+        pod_json(
+            &json!({ "metadata": { "deletionTimestamp": at(done).to_string(), "deletionGracePeriodSeconds": 0 }, "status": status }),
+        )
     };
     let killed = || terminated(137, "Error", 2, 10);
     let reason = |job: &Value, pod: Value| {
@@ -200,28 +214,44 @@ fn stopped_from_outside() {
     assert_eq!(reason(&deleted_job(30), pod(&terminated(1, "Error", 2, 10))).0, EndReason::Error);
 
     // Its deletion is visible, its cause not yet.
-    assert_eq!(runs(&job(), &[pod_json(&json!({ "metadata": { "deletionTimestamp": at(20).to_string(), "deletionGracePeriodSeconds": 15 },
-        "status": killed() }))]), None);
+    assert_eq!(
+        runs(
+            &job(),
+            &[pod_json(
+                &json!({ "metadata": { "deletionTimestamp": at(20).to_string(), "deletionGracePeriodSeconds": 15 },
+        "status": killed() })
+            )]
+        ),
+        None
+    );
     let alone = || [deleted_pod(5, killed())];
     assert!(matches!(judged(None, &alone(), 50, 52).state, RunState::Running { .. }));
-    assert!(matches!(judged(None, &alone(), 50, 53).state, RunState::Ended(exit) if exit.reason == EndReason::Cancelled));
+    assert!(
+        matches!(judged(None, &alone(), 50, 53).state, RunState::Ended(exit) if exit.reason == EndReason::Cancelled)
+    );
     // Killed by whom is waited for, a moment.
     let folded = judged(Some(&job()), &[pod(&killed())], 50, 51);
     assert_eq!(folded.again, Some(at(53)));
-    assert!(matches!(judged(Some(&job()), &[pod(&killed())], 50, 53).state, RunState::Ended(exit) if exit.signal == Some(9)));
+    assert!(
+        matches!(judged(Some(&job()), &[pod(&killed())], 50, 53).state, RunState::Ended(exit) if exit.signal == Some(9))
+    );
 
     // Without a pod.
     let exit = end(&deleted_job(9), &[]);
     assert_eq!((exit.reason, exit.message.as_str()), (EndReason::Cancelled, "cancelled before it started"));
-    let unplaced = pod_json(&json!({ "metadata": { "deletionTimestamp": at(9).to_string() }, "spec": { "nodeName": null },
-        "status": { "conditions": [{ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no node" }] } }));
+    let unplaced = pod_json(
+        &json!({ "metadata": { "deletionTimestamp": at(9).to_string() }, "spec": { "nodeName": null },
+        "status": { "conditions": [{ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no node" }] } }),
+    );
     let exit = end(&deadline(8), &[unplaced]);
     assert_eq!(exit.message, "stopped at its deadline of 8 s before it started: no node takes its pod: no node");
 }
 
 #[test]
 fn taken_away() {
-    let failed_job = job_json(&json!({ "status": { "failed": 1, "conditions": [condition("Failed", "BackoffLimitExceeded", "m", 40)] } }));
+    let failed_job = job_json(
+        &json!({ "status": { "failed": 1, "conditions": [condition("Failed", "BackoffLimitExceeded", "m", 40)] } }),
+    );
     let disturbed = |reason: &str| {
         let mut status = terminated(137, "Error", 2, 10);
         merge(&mut status, &json!({ "conditions": [condition("DisruptionTarget", reason, "why", 9)] }));
@@ -239,20 +269,29 @@ fn taken_away() {
     }
     let evicted = json!({ "phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory." });
     let exit = end(&job(), &[pod(&evicted)]);
-    assert_eq!((exit.reason, exit.message.as_str()), (EndReason::Lost, "evicted from node 'node-1': The node was low on resource: memory."));
-    let refused = json!({ "phase": "Failed", "reason": "OutOfcpu", "message": "Node didn't have enough resource: cpu" });
+    assert_eq!(
+        (exit.reason, exit.message.as_str()),
+        (EndReason::Lost, "evicted from node 'node-1': The node was low on resource: memory.")
+    );
+    let refused =
+        json!({ "phase": "Failed", "reason": "OutOfcpu", "message": "Node didn't have enough resource: cpu" });
     assert!(end(&job(), &[pod(&refused)]).message.contains("OutOfcpu"));
 
     // A node that does not answer: given up after a while.
     let lost = pod_json(&json!({ "metadata": { "deletionTimestamp": at(40).to_string() }, "status": running(2) }));
     assert_eq!(runs(&failed_job, std::slice::from_ref(&lost)), Some(at(120)));
     let given_up = judged(Some(&failed_job), std::slice::from_ref(&lost), 50, 120).state;
-    assert!(matches!(&given_up, RunState::Ended(exit) if exit.reason == EndReason::Lost && exit.message.contains("'node-1'")), "{given_up:?}");
+    assert!(
+        matches!(&given_up, RunState::Ended(exit) if exit.reason == EndReason::Lost && exit.message.contains("'node-1'")),
+        "{given_up:?}"
+    );
     let cancelled = job_json(&json!({ "metadata": { "deletionTimestamp": at(40).to_string() } }));
     let given_up = judged(Some(&cancelled), &[lost], 50, 120).state;
     assert!(matches!(&given_up, RunState::Ended(exit) if exit.reason == EndReason::Cancelled), "{given_up:?}");
     assert_eq!(end(&failed_job, &[]).message, "its Job failed and its pod is gone: BackoffLimitExceeded: m");
-    let complete = job_json(&json!({ "status": { "active": 0, "succeeded": 1, "conditions": [condition("Complete", "", "", 9)] } }));
+    let complete = job_json(
+        &json!({ "status": { "active": 0, "succeeded": 1, "conditions": [condition("Complete", "", "", 9)] } }),
+    );
     assert!(end(&complete, &[]).is_success());
 }
 
@@ -291,9 +330,11 @@ fn time_of() -> impl Strategy<Value = Option<Timestamp>> {
 fn container_of() -> impl Strategy<Value = ContainerFacts> {
     let role = prop_oneof![Just(Role::Init), Just(Role::Main), Just(Role::Sidecar)];
     let code = prop_oneof![Just(0), Just(1), Just(137), any::<i32>()];
-    let ended = (code, proptest::option::of(any::<i32>()), time_of(), time_of()).prop_map(|(exit_code, signal, started, finished)| {
-        Stage::Ended(Ended { exit_code, signal, reason: "".into(), message: "".into(), started, finished })
-    });
+    let ended = (code, proptest::option::of(any::<i32>()), time_of(), time_of()).prop_map(
+        |(exit_code, signal, started, finished)| {
+            Stage::Ended(Ended { exit_code, signal, reason: "".into(), message: "".into(), started, finished })
+        },
+    );
     let stage = prop_oneof![
         Just(Stage::Waiting { reason: "ErrImagePull".into(), message: "".into() }),
         time_of().prop_map(|started| Stage::Running { started }),

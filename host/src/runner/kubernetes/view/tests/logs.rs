@@ -18,12 +18,12 @@ async fn read(fake: &Fake, pod: &Value, follow: bool) -> Vec<Result<LogEvent, Ru
         // The container ends while its log is followed.
         let fake = fake.clone();
         tokio::spawn(async move {
-            tokio::time::sleep(Duration::from_secs(8)).await;
+            tokio::time::sleep(Duration::from_secs(3)).await;
             fake.put("pods", pod_json(&json!({ "status": terminated(0, "Completed", 2, 9) })));
         });
     }
     let events = logs(&cluster, &view, job_id(), follow).await.unwrap();
-    tokio::time::timeout(Duration::from_secs(600), events.collect()).await.unwrap()
+    tokio::time::timeout(Duration::from_secs(60), events.collect()).await.unwrap()
 }
 
 /// The events as one text.
@@ -50,12 +50,15 @@ fn ended() -> Value {
     pod_json(&json!({ "status": terminated(0, "Completed", 2, 9) }))
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn read_at_its_end() {
     let cases = [
         (LogAnswer::Whole("one\ntwo"), "[main]one\ntwo"),
         (LogAnswer::Whole(""), "[main]"),
-        (LogAnswer::Refused(404, "gone"), "[main]<pod 'pygeoapi-job-01a20b46-0ba2-77df-9211-339dbeb28b9a-abcde' is gone, and with it the log of container 'main'>"),
+        (
+            LogAnswer::Refused(404, "gone"),
+            "[main]<pod 'pygeoapi-job-01a20b46-0ba2-77df-9211-339dbeb28b9a-abcde' is gone, and with it the log of container 'main'>",
+        ),
         (LogAnswer::Refused(503, "later"), "[main]!the runner is not available: could not read a log!"),
         (LogAnswer::Broken("one"), "[main]one!the runner is not available: could not read a log!"),
     ];
@@ -64,7 +67,7 @@ async fn read_at_its_end() {
     }
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_followed_log_is_whole_whatever_breaks() {
     let cases: [&[LogAnswer]; 4] = [
         &[LogAnswer::Whole("one\ntwo\n")],
@@ -79,23 +82,39 @@ async fn a_followed_log_is_whole_whatever_breaks() {
     }
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn the_kubelets_excuse_is_not_the_log() {
-    let fake = Fake::default();
-    let excuse = "unable to retrieve container logs for containerd://c1";
-    fake.put("jobs", job_json(&json!({})));
-    fake.put("pods", ended());
-    fake.set_log("main", LogScript { reads: [LogAnswer::Whole(excuse)].into(), first: String::new() });
-    let cluster = fake.cluster(60);
-    let stop = CancellationToken::new();
-    let _stopped = stop.clone().drop_guard();
-    let view = View::start(cluster.clone(), stop);
-    let events: Vec<_> = logs(&cluster, &view, job_id(), false).await.unwrap().collect().await;
-    // A byte at a time it is not told from a log; in one piece, as the kubelet sends it, it is.
-    assert!(text(&events).starts_with("[main]"));
+    let removed = "[main]<the log of container 'main' was removed from its node>";
+    let no_file = "failed to try resolving symlinks in path \"/var/log/pods/here_x_p1/main/0.log\": lstat: no such file or directory";
+    for (answer, expected) in [
+        ("unable to retrieve container logs for containerd://c1", removed),
+        (
+            "unable to retrieve container logs for containerd://c2",
+            "[main]unable to retrieve container logs for containerd://c2",
+        ),
+        (no_file, removed),
+    ] {
+        assert_eq!(text(&read(&script(&[LogAnswer::Excuse(answer)]), &ended(), false).await), expected);
+    }
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
+async fn a_log_that_begins_late_is_told() {
+    // 40 s long; its first line comes 30 s after its start.
+    let late = |read: &'static str| {
+        let fake = Fake::default();
+        let first = "2026-01-01T00:00:32Z a line".to_owned();
+        fake.set_log("main", LogScript { reads: [LogAnswer::Excuse(read)].into(), first });
+        fake
+    };
+    let long = pod_json(&json!({ "status": terminated(0, "Completed", 2, 42) }));
+    assert_eq!(text(&read(&late("small\n"), &long, false).await), "[main]small\n");
+    let large: &'static str = "x".repeat(1024 * 1024 + 1).leak();
+    let told = text(&read(&late(large), &long, false).await);
+    assert!(told.starts_with("[main]<the log begins long after its container did") && told.ends_with(large));
+}
+
+#[tokio::test]
 async fn what_never_ran_has_no_section() {
     let waiting = pod_json(&json!({ "status": { "phase": "Failed", "reason": "Evicted",
         "containerStatuses": [main_status(&json!({ "waiting": { "reason": "ContainerCreating" } }))] } }));

@@ -21,10 +21,7 @@ fn at(seconds: i64) -> Timestamp {
 }
 
 fn rules() -> Rules {
-    Rules {
-        start_timeout: Some(Duration::from_secs(START_TIMEOUT)),
-        lost_after: Duration::from_secs(LOST_AFTER),
-    }
+    Rules { start_timeout: Some(Duration::from_secs(START_TIMEOUT)), lost_after: Duration::from_secs(LOST_AFTER) }
 }
 
 fn job_id() -> JobId {
