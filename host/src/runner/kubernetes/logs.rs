@@ -214,7 +214,7 @@ impl Reader {
                             tracing::debug!(job.id = %self.job_id, %error, "a log that is followed broke off; it is taken up again");
                             break false;
                         }
-                        Some(Err(error)) => Err(unavailable(error.into()))?,
+                        Some(Err(error)) => Err(unavailable(error))?,
                         None => break true,
                     };
                     if !begun && passed == 0 && let Some(reason) = log.is_excuse(&bytes) {

@@ -217,7 +217,7 @@ impl Entries {
     }
 
     /// Pods that have to be deleted by us; each is named once until `pause` is over.
-    pub(super) fn to_delete(&mut self, now: Timestamp, pause: std::time::Duration) -> Vec<(JobId, PodRef)> {
+    pub(super) fn left_pods(&mut self, now: Timestamp, pause: std::time::Duration) -> Vec<(JobId, PodRef)> {
         let mut found = Vec::new();
         for (id, entry) in &mut self.runs {
             if entry.healed.is_some_and(|healed| now < healed + pause) {

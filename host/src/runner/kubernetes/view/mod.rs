@@ -325,7 +325,7 @@ impl View {
                 _ = tick.tick() => {}
                 () = self.stop.cancelled() => return,
             }
-            let found = self.entries().to_delete(Timestamp::now(), HEAL_AGAIN);
+            let found = self.entries().left_pods(Timestamp::now(), HEAL_AGAIN);
             let deletions = futures::stream::iter(found).map(|(id, pod)| {
                 let cluster = &cluster;
                 async move { (id, delete_pods(cluster, &[pod]).await) }

@@ -49,14 +49,17 @@ pub(in super::super) struct Kept {
     pub(in super::super) early: bool,
 }
 
+/// By the pod's uid and the container's name.
+type ByPod = HashMap<Box<str>, Vec<(Arc<str>, Kept)>>;
+
 /// First lines by pod and container. Forgotten with the pod.
 #[derive(Debug, Default)]
 pub(super) struct FirstLines {
-    seen: Mutex<HashMap<Box<str>, Vec<(Arc<str>, Kept)>>>,
+    seen: Mutex<ByPod>,
 }
 
 impl FirstLines {
-    fn seen(&self) -> MutexGuard<'_, HashMap<Box<str>, Vec<(Arc<str>, Kept)>>> {
+    fn seen(&self) -> MutexGuard<'_, ByPod> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

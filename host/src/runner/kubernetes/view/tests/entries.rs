@@ -119,14 +119,14 @@ fn pods_of_deleted_jobs_are_deleted() {
     let mut entries = whole();
     take_job(&mut entries, &json!({}));
     take_pod(&mut entries, &json!({ "status": running(2) }));
-    assert_eq!(entries.to_delete(at(50), pause), []);
+    assert_eq!(entries.left_pods(at(50), pause), []);
     take_job(&mut entries, &json!({ "metadata": { "deletionTimestamp": at(9).to_string() } }));
     let pod = PodRef { name: format!("{}-abcde", job_name()), uid: "p1".to_owned(), held: true, terminated: false };
-    assert_eq!(entries.to_delete(at(50), pause), [(job_id(), pod.clone())]);
-    assert_eq!(entries.to_delete(at(51), pause), []);
-    assert_eq!(entries.to_delete(at(60), pause), [(job_id(), pod)]);
+    assert_eq!(entries.left_pods(at(50), pause), [(job_id(), pod.clone())]);
+    assert_eq!(entries.left_pods(at(51), pause), []);
+    assert_eq!(entries.left_pods(at(60), pause), [(job_id(), pod)]);
     take_pod(&mut entries, &json!({ "metadata": { "deletionTimestamp": at(70).to_string() }, "status": running(2) }));
-    assert_eq!(entries.to_delete(at(80), pause), []);
+    assert_eq!(entries.left_pods(at(80), pause), []);
     // Seen to be deleted while it ran: it was stopped, even if it ended well in the same second.
     take_pod(
         &mut entries,

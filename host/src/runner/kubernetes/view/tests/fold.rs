@@ -302,7 +302,9 @@ fn what_never_starts_is_given_up() {
     let folded = judged(Some(&job()), std::slice::from_ref(&no_secret), 50, timeout - 1);
     assert!(matches!(folded.state, RunState::Waiting { .. }));
     assert_eq!(folded.again, Some(at(timeout)));
-    let RunState::Ended(exit) = judged(Some(&job()), &[no_secret.clone()], 50, timeout).state else { panic!() };
+    let RunState::Ended(exit) = judged(Some(&job()), std::slice::from_ref(&no_secret), 50, timeout).state else {
+        panic!()
+    };
     assert_eq!(exit.reason, EndReason::StartError);
     assert_eq!(exit.message, "not started within 600 s: container 'main' cannot be configured: secret \"s\" not found");
     // The time in a queue does not count, nor that of attempts before, nor does one that has started.
