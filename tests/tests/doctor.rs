@@ -2,8 +2,13 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use vespiary::core::{JobId, RunState, Timestamp};
+use vespiary::runner::local::LocalRunner;
+use vespiary::runner::{Launch, Runner as _};
 use vespiary_tests::workspace::program;
 use vespiary_tests::{Server, local_only};
 
@@ -17,6 +22,30 @@ fn run(data: &Path, args: &[&str]) -> (i32, String, String) {
     let output = command.output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
+
+/// A run that has ended in this folder, and no row.
+fn launched(data: &Path, script: &str) -> JobId {
+    let container = json!({ "name": "main", "image": "none", "command": ["sh", "-c", script] });
+    let launch = Launch {
+        job_id: JobId::new(),
+        process_id: "hello".parse().unwrap(),
+        plan: Arc::new(serde_json::from_value(json!({ "containers": [container] })).unwrap()),
+        inputs: None,
+        nonce: None,
+        created: Timestamp::now(),
+        masked: None,
+    };
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let runner = LocalRunner::open(Default::default(), data, program()).await.unwrap();
+        runner.launch(&launch).await.unwrap();
+        let until = Instant::now() + Duration::from_secs(30);
+        while !matches!(runner.state(launch.job_id).await.unwrap(), Some(RunState::Ended(_))) {
+            assert!(Instant::now() < until, "the run does not end");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    launch.job_id
 }
 
 #[test]
@@ -57,20 +86,16 @@ fn a_lost_row_is_found_beside_the_server_and_repaired_without_it() {
     let mut server = Server::start();
     let data = server.folder().join("data");
     // As a database has it that was restored from an older copy: the run is there, its row is not.
-    let lost = vespiary::core::JobId::new().to_string();
+    let lost = launched(&data, "echo from a lost job").to_string();
     let folder = data.join("runs").join(&lost);
-    std::fs::create_dir_all(folder.join("log")).unwrap();
-    std::fs::write(folder.join("log/0-main.log"), "from a lost job\n").unwrap();
-    let end = json!({ "reason": "Completed", "exitCode": 0, "message": "", "started": "2026-01-02T03:04:05.000Z", "finished": "2026-01-02T03:04:06.000Z" });
-    std::fs::write(folder.join("ended.json"), end.to_string()).unwrap();
-    let (code, out, err) = run(&data, &["doctor"]);
+    let (code, out, err) = run(&data, &["doctor", "--settle", "0"]);
     assert!(code == 1 && out.contains("job without a row") && out.contains(&lost), "{out}{err}");
-    let (code, out, err) = run(&data, &["doctor", "--fix"]);
+    let (code, out, err) = run(&data, &["doctor", "--fix", "--settle", "0"]);
     assert!(code == 1 && err.contains("another server uses the data folder"), "{out}{err}");
     assert!(folder.exists());
 
     assert!(server.stop());
-    let (code, out, err) = run(&data, &["doctor", "--fix"]);
+    let (code, out, err) = run(&data, &["doctor", "--fix", "--settle", "0"]);
     assert!(code == 0 && out.contains("fixed") && out.contains(&lost), "{out}{err}");
     assert!(!data.join("runs").join(&lost).exists());
     let log = data.join("archive/logs").join(format!("{lost}.log"));

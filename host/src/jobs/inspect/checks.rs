@@ -198,9 +198,9 @@ impl Subject {
                         Warning,
                         kind,
                         run.names(),
-                        format!("ended {since}, held by our finalizer, and this database does not know it: no server of this database will let it go"),
+                        format!("ended {since}, held until a server records it, and this database does not know it: no server of this database will"),
                     )
-                    .fixed_by(Remedy::Orphan(*id), "store its log in the archive, then take our finalizer off it"),
+                    .fixed_by(Remedy::Orphan(*id), "store its log in the archive, then let it go"),
                 ),
                 (true, Some(since)) if run.is_held() => {
                     let meaning = match finalized.contains(id) {
@@ -208,7 +208,7 @@ impl Subject {
                         false => format!("ended {since} and not recorded yet: no server is running, or it cannot store the log; its log says why"),
                     };
                     let finding = Finding::new(Warning, "run not let go", run.names(), meaning);
-                    found.push(finding.fixed_by(Remedy::Finish(*id), "store its log, record its end, take our finalizer off it"));
+                    found.push(finding.fixed_by(Remedy::Finish(*id), "store its log, record its end, let it go"));
                 }
                 (true, _) => {}
             }
