@@ -480,12 +480,14 @@ async fn the_role_grants_what_is_used_and_nothing_else() {
     without(namespace, 1, "list");
     let blind = Server::replica(&cluster, options());
     let client = blind.client();
-    let wanted = "pods is forbidden";
-    until("the readiness to name what is missing", Duration::from_secs(60), || async {
-        let answer = client.get("/readyz").await;
-        (answer.status == 503 && answer.text().contains(wanted)).then_some(())
+    let part = until("the readiness to name what is missing", Duration::from_secs(60), || async {
+        let answer = client.get("/readyz").await.expect(503).json();
+        let part = answer["parts"].as_array().unwrap().iter().find(|part| part["name"] == "runner").unwrap().clone();
+        // Before it has tried, it is not ready either.
+        blind.log().contains("cannot list resource \\\"pods\\\"").then_some(part)
     })
     .await;
+    assert!(part["ready"] == false && part["reason"].as_str().unwrap().contains("pods"), "{part}");
     drop(blind);
     overlay.delete(namespace.name());
 }
