@@ -64,7 +64,9 @@ pub struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(url: &str, token: Option<String>) -> Self {
+    /// A client of the server with this URL, which sends this token.
+    #[must_use]
+    pub fn new(url: &str, token: Option<String>) -> Self {
         // Another test may have installed it already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().timeout(Duration::from_secs(120)).build().expect("a client");

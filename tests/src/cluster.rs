@@ -179,6 +179,23 @@ impl Cluster {
         }
     }
 
+    /// For a server in a pod: the URL of the database, and the original's five variables for the bucket.
+    #[must_use]
+    pub fn for_pods(&self) -> (String, [(&'static str, String); 5]) {
+        let node = variable("TEST_NODE_IP");
+        assert!(!node.is_empty(), "TEST_NODE_IP is not set");
+        // What this machine calls itself is the pod itself, in a pod.
+        let reached = |url: &str| url.replace("127.0.0.1", &node).replace("localhost", &node);
+        let bucket = [
+            ("PYGEOAPI_K8S_MANAGER_FINALIZER_BUCKET_ENDPOINT", reached(&variable("TEST_S3_ENDPOINT"))),
+            ("PYGEOAPI_K8S_MANAGER_FINALIZER_BUCKET_KEY", variable("TEST_S3_KEY")),
+            ("PYGEOAPI_K8S_MANAGER_FINALIZER_BUCKET_SECRET", variable("TEST_S3_SECRET")),
+            ("PYGEOAPI_K8S_MANAGER_FINALIZER_BUCKET_NAME", BUCKET.to_owned()),
+            ("PYGEOAPI_K8S_MANAGER_FINALIZER_BUCKET_PATH_PREFIX", self.prefix.clone()),
+        ];
+        (reached(&self.url()), bucket)
+    }
+
     /// Where its Jobs are, with the Kubernetes runner.
     #[must_use]
     pub fn namespace(&self) -> Option<&Namespace> {

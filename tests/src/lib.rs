@@ -1,15 +1,19 @@
 //! What end-to-end tests are written with: a real server process in a folder of its own, and a client that speaks HTTP to it.
 
+mod api_proxy;
 mod client;
 pub mod cluster;
 mod folder;
+mod kubectl;
 pub mod namespace;
 mod server;
 pub mod workspace;
 
+pub use api_proxy::{ApiProxy, Call};
 pub use client::{Answer, Client};
 pub use cluster::{Cluster, local_only};
 pub use folder::Folder;
+pub use kubectl::{kubectl, try_kubectl};
 pub use namespace::Namespace;
 pub use server::{Server, ServerOptions};
 

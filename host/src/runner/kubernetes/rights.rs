@@ -41,7 +41,7 @@ pub const RIGHTS: &[Right] = &[
     Right {
         group: "",
         resource: "secrets",
-        verbs: &["create", "get"],
+        verbs: &["create"],
         needed_to: "hand over inputs that are large or secret",
     },
 ];
