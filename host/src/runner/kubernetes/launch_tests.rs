@@ -193,7 +193,8 @@ async fn permanent_refusals_say_why() {
         let none = json!({ "metadata": { "name": "none" }, "spec": { "hard": { "count/jobs.batch": "0" } } });
         quotas.create(&PostParams::default(), &serde_json::from_value(none).unwrap()).await.unwrap();
         until("quota", async || quotas.get("none").await.unwrap().status?.hard).await;
-        let refused = runner.launch(&contract::launch(plan(&["true"]))).await.unwrap_err();
+        // Admission knows a quota a moment after its status does.
+        let refused = until("refusal", async || runner.launch(&contract::launch(plan(&["true"]))).await.err()).await;
         assert!(matches!(&refused, RunnerError::Refused(why) if why.contains("exceeded quota: none")), "{refused}");
     })
     .await;
