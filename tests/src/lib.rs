@@ -4,14 +4,20 @@ mod client;
 pub mod cluster;
 mod folder;
 pub mod namespace;
+mod outage;
+mod process;
 mod server;
+pub mod verdict;
 pub mod workspace;
 
 pub use client::{Answer, Client};
 pub use cluster::{Cluster, local_only};
 pub use folder::Folder;
 pub use namespace::Namespace;
+pub use outage::{Calm, Outage};
+pub use process::process;
 pub use server::{Server, ServerOptions};
+pub use verdict::Verdict;
 
 use std::time::{Duration, Instant};
 
