@@ -6,7 +6,10 @@ pub mod cluster;
 mod folder;
 mod kubectl;
 pub mod namespace;
+mod outage;
+mod process;
 mod server;
+pub mod verdict;
 pub mod workspace;
 
 pub use api_proxy::{ApiProxy, Call};
@@ -15,7 +18,10 @@ pub use cluster::{Cluster, local_only};
 pub use folder::Folder;
 pub use kubectl::{kubectl, try_kubectl};
 pub use namespace::Namespace;
+pub use outage::{Calm, Outage};
+pub use process::process;
 pub use server::{Server, ServerOptions};
+pub use verdict::Verdict;
 
 use std::time::{Duration, Instant};
 

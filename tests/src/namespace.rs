@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Namespace as KubeNamespace, Pod, ServiceAccount};
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, PropagationPolicy};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace as KubeNamespace, Node, Pod, ResourceQuota, Secret, ServiceAccount};
+use kube::api::{Api, DeleteParams, EvictParams, ListParams, Patch, PatchParams, PostParams, PropagationPolicy};
 use serde_json::json;
 
 use crate::cluster::{block_on, variable};
@@ -119,6 +119,87 @@ impl Namespace {
         let background =
             DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() };
         self.jobs(|jobs| async move { jobs.delete(name, &background).await }).expect("a Job can be deleted");
+    }
+
+    /// Names of the pods that are being deleted and still there.
+    #[must_use]
+    pub fn leaving(&self) -> Vec<String> {
+        let pods = self.pods(|pods| async move { pods.list_metadata(&ListParams::default()).await });
+        let pods = pods.expect("pods can be listed").items.into_iter();
+        pods.filter(|pod| pod.metadata.deletion_timestamp.is_some()).filter_map(|pod| pod.metadata.name).collect()
+    }
+
+    /// What a drain does to one pod: its node takes no other meanwhile, and the pod is evicted.
+    pub fn drain(&self, pod: &str) {
+        block_on(async {
+            let client = client().await;
+            let pods: Api<Pod> = Api::namespaced(client.clone(), &self.name);
+            let node = pods.get(pod).await.expect("the pod is there").spec.and_then(|spec| spec.node_name);
+            let nodes: Api<Node> = Api::all(client);
+            let node = node.expect("the pod is on a node");
+            nodes.cordon(&node).await.expect("a node can be cordoned");
+            let evicted = pods.evict(pod, &EvictParams::default()).await;
+            // Before anything else: other tests use the node.
+            nodes.uncordon(&node).await.expect("a node can be uncordoned");
+            evicted.expect("a pod can be evicted");
+        });
+    }
+
+    /// Bounds what may be there, and waits until it does.
+    pub fn limit(&self, name: &str, hard: &serde_json::Value) {
+        let quota = json!({ "metadata": { "name": name }, "spec": { "hard": hard } });
+        let quota: ResourceQuota = serde_json::from_value(quota).expect("a quota");
+        block_on(async {
+            let quotas: Api<ResourceQuota> = Api::namespaced(client().await, &self.name);
+            quotas.create(&PostParams::default(), &quota).await.expect("a quota can be made");
+            let end = Instant::now() + Duration::from_secs(30);
+            while quotas.get(name).await.expect("the quota is there").status.is_none_or(|status| status.hard.is_none()) {
+                assert!(Instant::now() < end, "the quota is not counted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+    }
+
+    /// Takes a bound away.
+    pub fn unlimit(&self, name: &str) {
+        block_on(async {
+            let quotas: Api<ResourceQuota> = Api::namespaced(client().await, &self.name);
+            quotas.delete(name, &DeleteParams::default()).await.expect("a quota can be deleted");
+        });
+    }
+
+    /// Makes a config map.
+    pub fn configure(&self, name: &str, values: &serde_json::Value) {
+        let map: ConfigMap =
+            serde_json::from_value(json!({ "metadata": { "name": name }, "data": values })).expect("a config map");
+        block_on(async {
+            let maps: Api<ConfigMap> = Api::namespaced(client().await, &self.name);
+            maps.create(&PostParams::default(), &map).await.expect("a config map can be made");
+        });
+    }
+
+    /// Makes a Job that no server of ours made.
+    pub fn create_job(&self, job: &serde_json::Value) {
+        let job: Job = serde_json::from_value(job.clone()).expect("a Job");
+        self.jobs(|jobs| async move { jobs.create(&PostParams::default(), &job).await }).expect("a Job can be made");
+    }
+
+    /// Sets the finalizers of a pod.
+    pub fn finalize(&self, pod: &str, finalizers: &[&str]) {
+        let patch = Patch::Merge(json!({ "metadata": { "finalizers": finalizers } }));
+        let (patch, apply) = (&patch, &PatchParams::default());
+        self.pods(|pods| async move { pods.patch(pod, apply, patch).await }).expect("a pod can be patched");
+    }
+
+    /// The Secrets that are there, as JSON.
+    #[must_use]
+    pub fn secrets(&self) -> Vec<serde_json::Value> {
+        let found = block_on(async {
+            let secrets: Api<Secret> = Api::namespaced(client().await, &self.name);
+            secrets.list(&ListParams::default()).await
+        });
+        let secrets = found.expect("Secrets can be listed").items.into_iter();
+        secrets.map(|secret| serde_json::to_value(secret).expect("JSON")).collect()
     }
 
     /// What `kubectl delete namespace` does; it does not wait.

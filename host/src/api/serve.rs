@@ -11,7 +11,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, Sleep};
 use tower::Service as _;
@@ -20,14 +20,16 @@ use super::ApiState;
 
 /// How long to leave the listener alone after it failed: without descriptors it fails at once, again and again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long clients that connected just before the stop have to send their request.
+const LAST_REQUESTS: Duration = Duration::from_millis(250);
 /// How often the recorder's histograms are drained.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// The most that is buffered of a connection; a head must fit into it.
 const MAX_BUFFER_BYTES: usize = 128 * 1024;
 
-/// Serves until `shutdown` ends. Then nothing is accepted any more, streams that follow a log end, synchronous executions
-/// are answered with their job's status, and the rest may finish within `shutdown_seconds`. Answers how many connections
-/// had to be cut.
+/// Serves until `shutdown` ends. Then who has connected is still answered and nobody else is accepted, streams that follow a log
+/// end, synchronous executions are answered with their job's status, and the rest may finish within `shutdown_seconds`. Answers
+/// how many connections had to be cut.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -46,17 +48,7 @@ pub async fn serve(
     let mut upkeep = tokio::time::interval(UPKEEP_INTERVAL);
     upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut shutdown = std::pin::pin!(shutdown);
-    loop {
-        let accepted = tokio::select! {
-            accepted = accept(&listener, &places) => accepted,
-            _ = upkeep.tick() => {
-                state.metrics().run_upkeep();
-                continue;
-            }
-            Some(_) = connections.join_next() => continue,
-            () = &mut shutdown => break,
-        };
-        let Some((stream, place)) = accepted else { continue };
+    let begin = |connections: &mut JoinSet<()>, (stream, place): Accepted| {
         let service = router.clone();
         let connection = http.serve_connection(
             TokioIo::new(Patient::new(stream, stall)),
@@ -70,10 +62,28 @@ pub async fn serve(
             }
             drop(place);
         });
+    };
+    loop {
+        let accepted = tokio::select! {
+            accepted = accept(&listener, &places) => accepted,
+            _ = upkeep.tick() => {
+                state.metrics().run_upkeep();
+                continue;
+            }
+            Some(_) = connections.join_next() => continue,
+            () = &mut shutdown => break,
+        };
+        if let Some(accepted) = accepted {
+            begin(&mut connections, accepted);
+        }
     }
-    drop(listener);
     state.stopping().cancel();
     let deadline = Instant::now() + Duration::from_secs(u64::from(settings.shutdown_seconds));
+    for accepted in waiting(listener, &places) {
+        begin(&mut connections, accepted);
+    }
+    // A connection on which nothing has been read is closed at once by what follows, though its request may be under way.
+    tokio::time::sleep(LAST_REQUESTS).await;
     let _ = tokio::time::timeout_at(deadline, graceful.shutdown()).await;
     while connections.try_join_next().is_some() {}
     let cut = connections.len();
@@ -85,11 +95,26 @@ pub async fn serve(
     cut
 }
 
+/// A connection with its place.
+type Accepted = (TcpStream, OwnedSemaphorePermit);
+
+/// Those who have connected and were not accepted yet, as many as there are places for: closing the listener cuts them off, whatever they
+/// have sent. It is closed behind the last.
+fn waiting(listener: TcpListener, places: &Arc<Semaphore>) -> Vec<Accepted> {
+    let mut found = Vec::new();
+    let Ok(listener) = listener.into_std() else { return found };
+    while let Ok(place) = Arc::clone(places).try_acquire_owned() {
+        let Ok((stream, _)) = listener.accept() else { break };
+        let adopted = stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true));
+        if let Ok(stream) = adopted.and_then(|()| TcpStream::from_std(stream)) {
+            found.push((stream, place));
+        }
+    }
+    found
+}
+
 /// The next connection with its place; `None` when there is none to be had for the moment.
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Option<Accepted> {
     let place = Arc::clone(places).acquire_owned().await.ok()?;
     match listener.accept().await {
         Ok((stream, _)) => {
