@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace as KubeNamespace, Node, Pod, ResourceQuota, Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Namespace as KubeNamespace, Node, Pod, ResourceQuota, Secret, ServiceAccount,
+};
 use kube::api::{Api, DeleteParams, EvictParams, ListParams, Patch, PatchParams, PostParams, PropagationPolicy};
 use serde_json::json;
 
@@ -153,7 +155,8 @@ impl Namespace {
             let quotas: Api<ResourceQuota> = Api::namespaced(client().await, &self.name);
             quotas.create(&PostParams::default(), &quota).await.expect("a quota can be made");
             let end = Instant::now() + Duration::from_secs(30);
-            while quotas.get(name).await.expect("the quota is there").status.is_none_or(|status| status.hard.is_none()) {
+            while quotas.get(name).await.expect("the quota is there").status.is_none_or(|status| status.hard.is_none())
+            {
                 assert!(Instant::now() < end, "the quota is not counted");
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
