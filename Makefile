@@ -5,7 +5,7 @@ GUESTS     := $(PROCESSORS) misbehaving
 WASM       := target/wasm32-wasip2/plugin
 CARGO      := cargo
 
-.PHONY: demo test test-cluster run lint fmt bench plugins release toolchain clean
+.PHONY: demo test test-cluster run lint fmt bench bench-cluster plugins release toolchain clean
 
 demo: target/debug/plugins.stamp  ## build, start a server, drop a processor in, run it, show everything
 	$(CARGO) build --bin vespiary
@@ -34,6 +34,10 @@ fmt: toolchain
 bench: release  ## ratios against bare loops in the same run; BENCH="--quick list" for less of it
 	$(CARGO) build --release -p vespiary-tests --bin bench
 	target/release/bench $(BENCH)
+
+bench-cluster: release  ## the same with a cluster, PostgreSQL and S3, from KUBECONFIG and TEST_…; BENCH="--quick reads" for less of it
+	$(CARGO) build --release -p vespiary-tests --bin bench
+	target/release/bench cluster $(BENCH)
 
 release: target/release/plugins.stamp
 	$(CARGO) build --release --bin vespiary

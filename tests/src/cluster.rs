@@ -57,7 +57,9 @@ pub(crate) fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_default()
 }
 
-fn client() -> aws_sdk_s3::Client {
+/// A client of the S3 server.
+#[must_use]
+pub fn s3_client() -> aws_sdk_s3::Client {
     let credentials = Credentials::new(variable("TEST_S3_KEY"), variable("TEST_S3_SECRET"), None, None, "tests");
     let config = aws_sdk_s3::Config::builder()
         .behavior_version(BehaviorVersion::latest())
@@ -132,9 +134,9 @@ impl Cluster {
         block_on(async {
             on_server(&cluster.server, create).await;
             // Another test may have made it.
-            let made = client().create_bucket().bucket(BUCKET).send().await;
+            let made = s3_client().create_bucket().bucket(BUCKET).send().await;
             if made.is_err() {
-                client().head_bucket().bucket(BUCKET).send().await.expect("the bucket is there");
+                s3_client().head_bucket().bucket(BUCKET).send().await.expect("the bucket is there");
             }
         });
         Arc::new(cluster)
@@ -205,7 +207,7 @@ impl Cluster {
     /// Key and size of the objects whose keys begin so; keys without the prefix.
     #[must_use]
     pub fn objects(&self, beginning: &str) -> BTreeMap<String, u64> {
-        let (client, mut found, mut next) = (client(), BTreeMap::new(), None);
+        let (client, mut found, mut next) = (s3_client(), BTreeMap::new(), None);
         let prefix = format!("{}{beginning}", self.prefix);
         block_on(async {
             loop {
@@ -232,7 +234,7 @@ impl Drop for Cluster {
         let drop = format!("drop database if exists \"{}\" with (force)", self.database);
         block_on(async {
             on_server(&self.server, drop).await;
-            let client = client();
+            let client = s3_client();
             for key in keys {
                 let _ = client.delete_object().bucket(BUCKET).key(format!("{}{key}", self.prefix)).send().await;
             }

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 
-use crate::{Outcome, documents, driver, execute, log, use_cases};
+use crate::{Outcome, cluster, documents, driver, execute, log, use_cases};
 
 /// The first word of a command line that is not for people.
 pub(crate) const WORD: &str = "--child";
@@ -67,6 +67,8 @@ pub(crate) fn run(words: &[String]) -> Outcome<()> {
         ["use-cases", folder] => served(use_cases::serve(Path::new(folder))),
         ["insert", folder, replies] => served(execute::bare(Path::new(folder), Path::new(replies))),
         ["capture", file, folder] => log::child(Path::new(file), Path::new(folder)),
+        ["s3-capture", mib] => cluster::child(false, mib),
+        ["s3-bare", mib] => cluster::child(true, mib),
         other => Err(format!("{other:?} is nothing that this program does").into()),
     }
 }

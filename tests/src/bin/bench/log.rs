@@ -27,6 +27,13 @@ const SHARE: f64 = 0.5;
 const GROWTH_MIB: f64 = 16.0;
 const VALUE: &[u8] = b"{\"found\": true}\n";
 
+/// The end of a log: a result, which is [`VALUE`].
+pub(crate) const END: &[u8] = b"\
+PYGEOAPI_K8S_MANAGER_RESULT_MIMETYPE: application/json
+PYGEOAPI_K8S_MANAGER_RESULT_START
+{\"found\": true}
+";
+
 pub(crate) fn measure(options: &Options, _: &Runtime, table: &mut Table) -> Outcome<()> {
     let folder = place::passing()?;
     let (file, copy, archive) = (folder.path().join("log"), folder.path().join("copy"), folder.path().join("archive"));
@@ -95,8 +102,8 @@ fn settle() -> Outcome<()> {
     if Command::new("sync").status()?.success() { Ok(()) } else { Err("sync failed".into()) }
 }
 
-/// A log of so many bytes: lines of all lengths, and a result near its end.
-fn write(path: &Path, bytes: u64) -> Outcome<u64> {
+/// 4 MiB of lines of all lengths, of which a log is made.
+pub(crate) fn block() -> Outcome<Vec<u8>> {
     let mut block = Vec::with_capacity(4 << 20);
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
     while block.len() < 4 << 20 {
@@ -106,20 +113,23 @@ fn write(path: &Path, bytes: u64) -> Outcome<u64> {
         block.resize(block.len() + length, b'a' + u8::try_from((state >> 40) % 26)?);
         block.push(b'\n');
     }
+    block.truncate((4 << 20) - 1);
+    block.push(b'\n');
+    Ok(block)
+}
+
+/// A log of so many bytes, and a result near its end.
+fn write(path: &Path, bytes: u64) -> Outcome<u64> {
+    let block = block()?;
     let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
     let mut written = 0;
     while written < bytes {
         file.write_all(&block)?;
         written += block.len() as u64;
     }
-    let end = [
-        b"PYGEOAPI_K8S_MANAGER_RESULT_MIMETYPE: application/json\nPYGEOAPI_K8S_MANAGER_RESULT_START\n".as_slice(),
-        VALUE,
-    ]
-    .concat();
-    file.write_all(&end)?;
+    file.write_all(END)?;
     file.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
-    Ok(written + end.len() as u64)
+    Ok(written + END.len() as u64)
 }
 
 /// Captures in a process of its own, whose memory is its own too.

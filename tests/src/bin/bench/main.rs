@@ -1,13 +1,14 @@
-//! `make bench`: the figures that the product answers for, each beside a bare loop of the same run, in one table. It never fails
+//! `make bench` and `make bench-cluster`: the figures that the product answers for, each beside a bare loop of the same run, in one table. It never fails
 //! on a time: what is out of reach is said, not punished.
 //!
 //! ```text
-//! main -> processor, documents, execute, list, log, start -> driver, child -> sample, table
+//! main -> processor, documents, execute, list, log, start, cluster -> driver, child -> sample, table
 //! ```
 //! A figure and its bare loop take turns (A B A B), so that a machine that slows down slows both. Servers are processes of
 //! their own: this same program with a hidden first word (`child.rs`), or the real `vespiary`.
 
 mod child;
+mod cluster;
 mod documents;
 mod driver;
 mod execute;
@@ -34,8 +35,10 @@ type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 const USAGE: &str = "\
 usage: bench [--quick] [--log-gib N] [--rows N] [NAME…]
+       bench cluster [--quick] [NAME…]
 
 NAME         processor, documents, execute, list, log, start; without one: all of them
+cluster      what needs a cluster, PostgreSQL and S3: create, readable, synchronous, reads, memory, stream
 --quick      small sizes and few runs: to see that it works, not how fast
 --log-gib N  size of the log (4)
 --rows N     rows of the job list (1000000)
@@ -44,6 +47,7 @@ NAME         processor, documents, execute, list, log, start; without one: all o
 /// How much is measured.
 #[derive(Debug, Clone)]
 struct Options {
+    figures: &'static [(&'static str, Measure)],
     names: Vec<String>,
     quick: bool,
     log_mib: u64,
@@ -54,14 +58,18 @@ impl Options {
     fn parse(words: &[String]) -> Outcome<Self> {
         let quick = words.iter().any(|word| word == "--quick");
         let (log_mib, rows) = if quick { (64, 20_000) } else { (4096, 1_000_000) };
-        let mut options = Self { names: Vec::new(), quick, log_mib, rows };
+        let (figures, words) = match words.split_first() {
+            Some((first, rest)) if first == "cluster" => (cluster::FIGURES, rest),
+            _ => (FIGURES, words),
+        };
+        let mut options = Self { figures, names: Vec::new(), quick, log_mib, rows };
         let mut rest = words.iter();
         while let Some(word) = rest.next() {
             match word.as_str() {
                 "--quick" => {}
                 "--log-gib" => options.log_mib = number(rest.next())?.saturating_mul(1024),
                 "--rows" => options.rows = number(rest.next())?,
-                name if FIGURES.iter().any(|(known, _)| *known == name) => options.names.push(name.to_owned()),
+                name if figures.iter().any(|(known, _)| *known == name) => options.names.push(name.to_owned()),
                 _ => return Err(format!("'{word}' is not known\n{USAGE}").into()),
             }
         }
@@ -112,7 +120,7 @@ fn run(words: &[String]) -> Outcome<()> {
     let options = Options::parse(words)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut table = Table::new(&options)?;
-    for (name, measure) in FIGURES {
+    for (name, measure) in options.figures {
         if options.names.is_empty() || options.names.iter().any(|wanted| wanted == name) {
             say(&format!("bench: {name} …"));
             // One figure that cannot be measured must not hide the others.
