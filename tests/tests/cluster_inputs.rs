@@ -68,18 +68,18 @@ async fn a_plan_that_the_api_server_refuses() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn large_inputs() {
-    let count = "echo PYGEOAPI_K8S_MANAGER_RESULT_START\ntr -cd x < \"$PYGEOAPI_K8S_MANAGER_INPUTS_FILE\" | wc -c";
+    let count = "echo PYGEOAPI_K8S_MANAGER_RESULT_START\ntr -cd Z < \"$PYGEOAPI_K8S_MANAGER_INPUTS_FILE\" | wc -c";
     let Some(field) = Field::open(&[process("count", TEXT, "", count)]) else { return };
     let client = field.server.client();
     // Nothing is created of what cannot be carried, not even a row.
-    let body = json!({ "inputs": { "text": "x".repeat(5 * 1024 * 1024) } });
+    let body = json!({ "inputs": { "text": "Z".repeat(5 * 1024 * 1024) } });
     let refused = client.execute("count", &body, &[("prefer", "respond-async")]).await;
     assert!(refused.problem() == "not-runnable", "{}", refused.text());
     assert!(refused.text().contains("the inputs have 52428") && refused.text().contains("the cluster's limit"));
     assert_eq!(client.get("/jobs").await.expect(200).json()["jobs"], json!([]));
     assert!(field.namespace().job_names().is_empty() && field.namespace().secrets().is_empty());
 
-    let id = client.submit("count", &json!({ "text": "x".repeat(200 * 1024) })).await;
+    let id = client.submit("count", &json!({ "text": "Z".repeat(200 * 1024) })).await;
     let secrets = field.namespace().secrets();
     let secret = secrets.iter().find(|secret| secret["metadata"]["name"] == json!(format!("pygeoapi-job-{id}")));
     let owner = &secret.expect("the inputs travel in a Secret")["metadata"]["ownerReferences"][0];
@@ -190,6 +190,7 @@ async fn large_results() {
         // Rotated while it was written: nobody is given half a result for a whole one.
         assert_eq!(job["status"], "failed", "{job} {receipt}");
         assert!(receipt["missing"].to_string().contains("rotated"), "{receipt}");
+        assert!(job["message"].as_str().unwrap().contains("not complete: "), "{job}");
         client.get(&format!("/jobs/{id}/results")).await.expect(500);
         assert!(attempt < 4, "rotated each time: {receipt}");
     }

@@ -51,6 +51,12 @@ pub(super) async fn assemble(
 ) -> Result<Result<Vec<Output>, String>, Error> {
     let value = match captured.value {
         CapturedValue::Absent => return Ok(Ok(Vec::new())),
+        // Who declares outputs is taken to have printed them; who declares none may write as much of a log as he likes.
+        CapturedValue::Unseen { reason } => {
+            let declares = detail.request.declared.as_object().is_some_and(|outputs| !outputs.is_empty());
+            let why = format!("no result was found, and the log is not complete: {reason}");
+            return Ok(if declares { Err(why) } else { Ok(Vec::new()) });
+        }
         CapturedValue::Whole(value) => value,
         CapturedValue::TooLarge { limit } => {
             return Ok(Err(format!(

@@ -95,6 +95,11 @@ impl CaptureRules {
 pub enum CapturedValue {
     /// There was no start marker.
     Absent,
+    /// No value was seen, and bytes of the result container are missing that may have held it.
+    Unseen {
+        /// Why they are missing.
+        reason: String,
+    },
     /// All of it, byte for byte.
     Whole(SpooledValue),
     /// It is longer than allowed and was not kept.

@@ -60,6 +60,8 @@ pub(super) struct ResultReader {
     spool: Spool,
     /// Why the value is not whole.
     gap: Option<String>,
+    /// Why bytes before the value are missing.
+    lost: Option<String>,
     touched: bool,
 }
 
@@ -73,6 +75,7 @@ impl ResultReader {
             spool: Spool::new(&folder, rules.max_value_bytes, rules.stall),
             folder,
             gap: None,
+            lost: None,
             touched: false,
         }
     }
@@ -90,14 +93,16 @@ impl ResultReader {
                     self.scanner = MarkerScanner::new(self.nonce.as_deref());
                     self.spool = Spool::new(&self.folder, self.limit, self.stall);
                     self.gap = None;
+                    self.lost = None;
                     self.touched = false;
                 }
                 Ok(())
             }
             Step::Gap(reason) => {
                 self.touched = true;
-                if self.gap.is_none() && self.scanner.gap() {
-                    self.gap = Some(reason.clone());
+                if self.gap.is_none() {
+                    let place = if self.scanner.gap() { &mut self.gap } else { &mut self.lost };
+                    *place = Some(reason.clone());
                 }
                 Ok(())
             }
@@ -114,11 +119,14 @@ impl ResultReader {
 
     /// Media type, value and warnings.
     pub(super) fn finish(self) -> Result<(Option<String>, CapturedValue, Vec<MarkerWarning>), SpoolError> {
-        let Self { scanner, mut spool, gap, limit, .. } = self;
+        let Self { scanner, mut spool, gap, lost, limit, .. } = self;
         let markers = scanner.finish(&mut |value| spool.write(value))?;
         let value = match gap {
             Some(reason) => CapturedValue::Incomplete { reason },
-            None if !markers.started => CapturedValue::Absent,
+            None if !markers.started => match lost {
+                Some(reason) => CapturedValue::Unseen { reason },
+                None => CapturedValue::Absent,
+            },
             None => match spool.finish()? {
                 Some(value) => CapturedValue::Whole(value),
                 None => CapturedValue::TooLarge { limit },

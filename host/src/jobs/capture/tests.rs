@@ -188,6 +188,14 @@ async fn a_gap_before_the_value_is_told_and_one_in_it_breaks_it() {
     assert_eq!(stored, format!("{S}\nx\n==> missing: node lost <==\ny\n{E}\n"));
     assert_eq!(captured.missing.as_deref(), Some("node lost"));
     assert!(matches!(captured.value, CapturedValue::Incomplete { reason } if reason == "node lost"));
+
+    // Where no marker is left, one may have been in what is missing; what an earlier attempt lost does not matter.
+    let nothing = || vec![container("main"), missing("rotated away"), text("tail\n")];
+    let (captured, _) = run(nothing(), &rules(1)).await;
+    assert!(matches!(captured.value, CapturedValue::Unseen { reason } if reason == "rotated away"));
+    let again = nothing().into_iter().chain([container("main"), text("whole\n")]).collect();
+    let (captured, _) = run(again, &rules(1)).await;
+    assert!(matches!(captured.value, CapturedValue::Absent));
 }
 
 #[tokio::test]
