@@ -1,6 +1,7 @@
 //! Who may disturb whom: an outage of a server that all tests share is had by one test alone, and ends with it.
 
 use std::fs::File;
+use std::process::Command;
 
 use crate::cluster::variable;
 use crate::namespace::fault;
@@ -43,8 +44,7 @@ impl Outage {
     /// after ten seconds.
     pub fn stop(&self, name: &str) {
         let program = variable("TEST_FAULT");
-        let stopped =
-            std::process::Command::new(program).args(["stop", name]).output().expect("the fault program runs");
+        let stopped = Command::new(program).args(["stop", name]).output().expect("the fault program runs");
         if !stopped.status.success() {
             self.kill(name);
         }
@@ -57,20 +57,23 @@ impl Outage {
 
     /// Brings back what is missing.
     pub fn end(&self) {
-        fault(&["start"]);
+        assert!(bring_back(), "the servers cannot be brought back");
     }
 }
 
 impl Drop for Outage {
     fn drop(&mut self) {
         // Also when the test failed: others need the servers. Where there are none, none went away.
-        let program = variable("TEST_FAULT");
-        if program.is_empty() {
-            return;
-        }
-        let started = std::process::Command::new(program).arg("start").stdout(std::process::Stdio::null()).status();
-        if !started.is_ok_and(|status| status.success()) {
+        if !variable("TEST_FAULT").is_empty() && !bring_back() {
             eprintln!("the servers could not be brought back");
         }
     }
+}
+
+/// Whether all servers are there. Others may try the same at this moment and be in the way, so a failure is tried again.
+fn bring_back() -> bool {
+    (0..5).any(|_| {
+        let started = Command::new(variable("TEST_FAULT")).arg("start").output();
+        started.is_ok_and(|output| output.status.success())
+    })
 }

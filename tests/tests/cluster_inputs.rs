@@ -159,7 +159,9 @@ fn processes_of(field: &Field) -> Vec<impl Future<Output = String>> {
 async fn large_results() {
     const SMALL: usize = 300 * 1024;
     const LARGE: usize = 50 * 1024 * 1024;
-    let write = |size: usize| format!("echo PYGEOAPI_K8S_MANAGER_RESULT_START\nyes 0123456789abcde | head -c {size}");
+    // Long lines: each costs the container's runtime some work, and the kubelet gets no time to rotate what is written in a second.
+    let line = "line=$(head -c 8191 /dev/zero | tr '\\0' x)\necho PYGEOAPI_K8S_MANAGER_RESULT_START";
+    let write = |size: usize| format!("{line}\nyes \"$line\" | head -c {size}");
     let Some(field) =
         Field::open(&[process("small", TEXT, "", &write(SMALL)), process("large", TEXT, "", &write(LARGE))])
     else {
@@ -167,7 +169,8 @@ async fn large_results() {
     };
     let client = field.server.client();
     let small = field.submit("small").await;
-    let result = "0123456789abcde\n".repeat(SMALL / 16);
+    let line = format!("{}\n", "x".repeat(8191));
+    let result = line.repeat(SMALL / 8192).chars().chain("x".repeat(SMALL % 8192).chars()).collect::<String>();
     let log = format!("PYGEOAPI_K8S_MANAGER_RESULT_START\n{result}");
     Verdict::success(&result, &log).hold(&field.server, &small).await;
     assert_eq!(field.cluster.objects(&format!("results/{small}")).into_values().collect::<Vec<_>>(), [SMALL as u64]);
@@ -183,7 +186,7 @@ async fn large_results() {
         if receipt["complete"] == json!(true) {
             assert_eq!(job["status"], "successful", "{job}");
             let body = client.get(&format!("/jobs/{id}/results/text")).await.expect(200).body;
-            assert!(body.len() == LARGE && body.chunks(16).all(|line| line == b"0123456789abcde\n"), "{}", body.len());
+            assert!(body.len() == LARGE && body.chunks(8192).all(|found| found == line.as_bytes()), "{}", body.len());
             assert_eq!(field.server.archived(&format!("logs/{id}")).into_values().next(), Some(LARGE as u64 + 34));
             break;
         }
