@@ -74,8 +74,8 @@ async fn large_inputs() {
     // Nothing is created of what cannot be carried, not even a row.
     let body = json!({ "inputs": { "text": "Z".repeat(5 * 1024 * 1024) } });
     let refused = client.execute("count", &body, &[("prefer", "respond-async")]).await;
-    assert!(refused.problem() == "not-runnable", "{}", refused.text());
-    assert!(refused.text().contains("the inputs have 52428") && refused.text().contains("the cluster's limit"));
+    assert!(refused.status == 413 && refused.problem() == "too-large", "{}", refused.text());
+    assert!(refused.text().contains("has 52428") && refused.text().contains("at most 921600"), "{}", refused.text());
     assert_eq!(client.get("/jobs").await.expect(200).json()["jobs"], json!([]));
     assert!(field.namespace().job_names().is_empty() && field.namespace().secrets().is_empty());
 

@@ -135,6 +135,9 @@ impl Jobs {
         };
         self.runner.check(&launch).map_err(|refused| match refused {
             RunnerError::Refused(why) => Error::NotRunnable(why),
+            RunnerError::TooLarge { what, bytes, limit } => {
+                Error::TooLarge { what, bytes: bytes as u64, limit: limit as u64 }
+            }
             other => Error::Runner(other),
         })?;
         Ok(Prepared { shaped, inputs, launch })

@@ -24,6 +24,16 @@ pub enum RunnerError {
     /// It never will: the plan cannot be run here. The text tells the caller why.
     #[error("{0}")]
     Refused(String),
+    /// It never will: more would have to travel with the run than can.
+    #[error("{what} has {bytes} bytes; at most {limit} are possible here")]
+    TooLarge {
+        /// What is too large.
+        what: &'static str,
+        /// How large it is.
+        bytes: usize,
+        /// How large it may be.
+        limit: usize,
+    },
     /// It may work later.
     #[error("the runner is not available: {message}")]
     Unavailable {

@@ -18,7 +18,11 @@ use crate::runner::{Launch, RunnerError};
 const ATTEMPTS: u32 = 5;
 
 pub(super) async fn launch(cluster: &Cluster, launch: &Launch) -> Result<(), RunnerError> {
-    let objects = object::build(&cluster.names, &cluster.settings, launch)?;
+    let objects = object::build(&cluster.names, &cluster.settings, launch).map_err(|error| match error {
+        // The check before the row says so; here it can only be a job of a server with another limit.
+        RunnerError::TooLarge { .. } => RunnerError::Refused(error.to_string()),
+        other => other,
+    })?;
     let name = cluster.names.job(launch.job_id);
     let job = match cluster.create::<Job>(&objects.job).await {
         Ok(created) => created,

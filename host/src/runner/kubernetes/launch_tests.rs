@@ -330,7 +330,7 @@ async fn large_inputs_travel_as_a_file() {
 
         let launch = with(901 * 1024);
         let refused = runner.check(&launch).unwrap_err();
-        assert!(matches!(&refused, RunnerError::Refused(why) if why.contains("over the cluster's limit")), "{refused}");
+        assert!(matches!(&refused, RunnerError::TooLarge { limit: 921_600, .. }), "{refused}");
         assert!(matches!(runner.launch(&launch).await, Err(RunnerError::Refused(_))));
         assert!(runner.job(launch.job_id).await.is_none());
     })

@@ -39,12 +39,8 @@ pub(super) struct Objects {
 
 /// The objects of a launch.
 pub(super) fn build(names: &Names, settings: &Settings, launch: &Launch) -> Result<Objects, RunnerError> {
-    objects(names, settings, launch).map_err(RunnerError::Refused)
-}
-
-fn objects(names: &Names, settings: &Settings, launch: &Launch) -> Result<Objects, String> {
     let plan = &*launch.plan;
-    check(settings, launch)?;
+    check(settings, launch).map_err(RunnerError::Refused)?;
     let name = names.job(launch.job_id);
     let own_labels = names.labels(launch.job_id, &launch.process_id);
     let labels = labels(launch, &own_labels);
@@ -62,12 +58,7 @@ fn objects(names: &Names, settings: &Settings, launch: &Launch) -> Result<Object
         spec: Some(spec),
     };
     let needs_secret = !contents.is_empty();
-    if contents.size() > OBJECT_LIMIT {
-        let bytes = contents.size();
-        return Err(format!(
-            "the inputs have {bytes} bytes, over the cluster's limit of {OBJECT_LIMIT} for what travels with a job"
-        ));
-    }
+    fits("what travels with the job (inputs and secrets)", contents.size())?;
 
     let mut job_labels = labels;
     let mut annotations = plan_annotations.clone();
@@ -96,15 +87,17 @@ fn objects(names: &Names, settings: &Settings, launch: &Launch) -> Result<Object
         }),
         status: None,
     };
-    let mut job = serde_json::to_value(job).map_err(|error| format!("the Job cannot be written as JSON: {error}"))?;
+    let mut job = serde_json::to_value(job)
+        .map_err(|error| RunnerError::Refused(format!("the Job cannot be written as JSON: {error}")))?;
     if let (Some(patch), Some(template)) = (&plan.pod_patch, job.pointer_mut("/spec/template")) {
-        patch::apply(template, patch, plan, &own_labels)?;
+        patch::apply(template, patch, plan, &own_labels).map_err(RunnerError::Refused)?;
     }
-    let bytes = job.to_string().len();
-    if bytes > OBJECT_LIMIT {
-        return Err(format!("the Job would have {bytes} bytes, over the cluster's limit of {OBJECT_LIMIT}"));
-    }
+    fits("the Job", job.to_string().len())?;
     Ok(Objects { job, secret: needs_secret.then_some(contents) })
+}
+
+fn fits(what: &'static str, bytes: usize) -> Result<(), RunnerError> {
+    if bytes <= OBJECT_LIMIT { Ok(()) } else { Err(RunnerError::TooLarge { what, bytes, limit: OBJECT_LIMIT }) }
 }
 
 /// What cannot be said, or must not be, in a Job.

@@ -33,7 +33,7 @@ fn built(launch: &Launch) -> Objects {
 
 fn refusal(settings: &Settings, launch: &Launch) -> String {
     match build(&Names::new("pygeoapi-job-"), settings, launch) {
-        Err(RunnerError::Refused(why)) => why,
+        Err(refused @ (RunnerError::Refused(_) | RunnerError::TooLarge { .. })) => refused.to_string(),
         other => panic!("{other:?}"),
     }
 }
@@ -285,7 +285,7 @@ fn large_inputs_are_a_file() {
 
     built(&with(900 * 1024));
     let why = refusal(&Settings::default(), &with(901 * 1024));
-    assert!(why.contains("over the cluster's limit"), "{why}");
+    assert!(why.contains("at most 921600 are possible"), "{why}");
 }
 
 #[test]
@@ -300,7 +300,7 @@ fn what_can_be_refused_is_refused_here() {
     for (settings, launch, word) in [
         (&baseline, plan("containers", json!([])), "no container"),
         (&baseline, plan("labels", json!({ QUEUE: "lab" })), "queue"),
-        (&baseline, plan("annotations", json!({ "a": "x".repeat(1_000_000) })), "over the cluster's limit"),
+        (&baseline, plan("annotations", json!({ "a": "x".repeat(1_000_000) })), "the Job has 200"),
         (&restricted, plan("security", json!({ "privilegeEscalation": true })), "privilege escalation"),
         (&restricted, plan("security", json!({ "seccompUnconfined": true })), "seccomp"),
         (&restricted, plan("security", json!({ "runAsUser": 0 })), "root"),
