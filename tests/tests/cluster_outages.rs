@@ -20,7 +20,7 @@ const ALL_END_WITHIN: Duration = Duration::from_secs(150);
 
 fn options() -> ServerOptions {
     let script = "echo before the result\nsleep 1\necho PYGEOAPI_K8S_MANAGER_RESULT_START\nprintf 'a,b\\n1,2\\n'";
-    let work = process("work", TEXT, "", script);
+    let work = process("toil", TEXT, "", script);
     ServerOptions::default()
         .config(&format!("jobs: {{ repair_after_seconds: 2, retry_max_seconds: 5 }}\nprocesses:\n{work}"))
 }
@@ -29,7 +29,7 @@ fn options() -> ServerOptions {
 async fn submitted(client: &Client, key: &str) -> String {
     let headers = [("prefer", "respond-async"), ("idempotency-key", key)];
     until("the execution to be accepted", Duration::from_secs(60), || async {
-        let answer = client.execute("work", &json!({ "inputs": {} }), &headers).await;
+        let answer = client.execute("toil", &json!({ "inputs": {} }), &headers).await;
         if answer.status == 503 {
             assert!(!answer.header("retry-after").is_empty(), "{}", answer.text());
             tokio::time::sleep(Duration::from_millis(300)).await;
@@ -122,12 +122,12 @@ async fn killed_at(place: &str, answered: bool, large: bool) {
     let inputs = if large { json!({ "text": "x".repeat(200 * 1024) }) } else { json!({}) };
     let body = json!({ "inputs": inputs });
     let key = [("idempotency-key", "once"), ("prefer", "respond-async"), ("content-type", "application/json")];
-    let path = "/processes/work/execution";
+    let path = "/processes/toil/execution";
     let sent = server.client().try_send(reqwest::Method::POST, path, &key, body.to_string()).await;
     assert_eq!(sent.is_ok_and(|answer| answer.status == 201), answered, "{place}");
     server.wait_dead(Duration::from_secs(60));
     let server = server.restart();
-    let again = server.client().execute("work", &body, &key[..2]).await.expect(201).json();
+    let again = server.client().execute("toil", &body, &key[..2]).await.expect(201).json();
     let id = again["jobID"].as_str().unwrap();
     Verdict::success(RESULT, LOG).hold(&server, id).await;
     assert_eq!(cluster.namespace().unwrap().job_names().len(), 1, "{place}: it ran once");
@@ -231,7 +231,7 @@ impl Fleet {
             let prefer = if is_sync { "wait=30" } else { "respond-async" };
             let (status, body) = self
                 .ask(|http, url| {
-                    let post = http.post(format!("{url}/processes/work/execution")).header("prefer", prefer);
+                    let post = http.post(format!("{url}/processes/toil/execution")).header("prefer", prefer);
                     post.header("content-type", "application/json").body(r#"{"inputs":{}}"#)
                 })
                 .await;
