@@ -131,6 +131,8 @@ pub struct OutputRecord {
 pub struct FinalRecord {
     /// Whose record.
     pub job_id: JobId,
+    /// The one who holds the claim on the job: without it nothing is written. Absent: whoever does.
+    pub owner: Option<String>,
     /// `Successful` or `Failed`; a job that was dismissed meanwhile stays `Dismissed`.
     pub status: JobStatus,
     /// How the run ended; absent for a job that never had one.

@@ -116,6 +116,8 @@ impl Finalizer {
         for id in std::mem::take(&mut *self.finished.lock().unwrap_or_else(PoisonError::into_inner)) {
             self.seen.remove(&id);
         }
+        let live: Vec<JobId> =
+            runs.iter().filter(|run| !matches!(run.state, RunState::Ended(_))).map(|run| run.job_id).collect();
         for run in runs {
             // The list is the truth: a run that is there again after its end is another one.
             if self.seen.get(&run.job_id) == Some(&Seen::Ended) && !matches!(run.state, RunState::Ended(_)) {
@@ -130,6 +132,12 @@ impl Finalizer {
         self.first_list = false;
         let (jobs, stop) = (Arc::clone(&self.jobs), self.stop.clone());
         self.spawn(async move {
+            if let Err(cause) = jobs.stop_strays(&live).await {
+                tracing::warn!(
+                    error = &cause as &dyn std::error::Error,
+                    "could not look for runs of jobs that have ended; tried again later"
+                );
+            }
             repair(&jobs, &present, age).await;
             if is_again && stop.run_until_cancelled(tokio::time::sleep(age)).await.is_some() {
                 repair(&jobs, &present, age).await;

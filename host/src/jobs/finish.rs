@@ -62,7 +62,8 @@ impl Jobs {
         match finished {
             // Another replica has captured and released it, or its run was deleted: nothing is left to capture.
             Err(Error::Runner(RunnerError::NoSuchRun(_))) => self.fail_lost(id).await?,
-            other => other?,
+            Ok(false) => return Ok(Finished::Claimed),
+            other => drop(other?),
         }
         self.runner.release(id).await?;
         failpoint::hit("finish-released");
@@ -105,7 +106,8 @@ impl Jobs {
         }
     }
 
-    async fn record(&self, detail: &JobDetail, exit: &ExitState) -> Result<(), Error> {
+    /// Writes the record; false when the claim was lost meanwhile, and another replica does.
+    async fn record(&self, detail: &JobDetail, exit: &ExitState) -> Result<bool, Error> {
         let id = detail.job.id;
         let key = log_key(id);
         let captured = self.capture_log(detail, &key).await?;
@@ -139,13 +141,18 @@ impl Jobs {
             // An earlier attempt may have stored outputs that no record will name.
             let declared = detail.request.declared.as_object().map_or(0, serde_json::Map::len);
             for place in 0..declared.max(1) {
-                self.archive.remove(&output_key(id, place)).await?;
+                // A courtesy: nothing will name them, and a bucket may not let us delete.
+                if let Err(cause) = self.archive.remove(&output_key(id, place)).await {
+                    tracing::warn!(job.id = %id, error = &cause as &dyn std::error::Error, "outputs of an earlier attempt may be left");
+                    break;
+                }
             }
         }
         failpoint::hit("finish-outputs-archived");
         let status = if exit.is_success() { JobStatus::Successful } else { JobStatus::Failed };
         let record = FinalRecord {
             job_id: id,
+            owner: Some(self.owner.clone()),
             status,
             message: Some(exit.message.clone()).filter(|message| !message.is_empty()),
             finished: exit.finished,
@@ -161,7 +168,11 @@ impl Jobs {
                 self.sweep(id).await?;
             }
         }
-        Ok(())
+        // Not written because it is, or because the claim is another's now: only the first lets the run go.
+        if !self.store.is_shared() {
+            return Ok(true);
+        }
+        Ok(self.store.detail(id).await?.is_none_or(|now| now.receipt.is_some()))
     }
 
     /// One pass over the log: into the archive and through the scanner.

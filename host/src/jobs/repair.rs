@@ -12,6 +12,9 @@ use crate::runner::{Launch, RunnerError};
 /// Rows that are looked at in one read.
 const PAGE: u32 = 500;
 
+/// Runs whose rows are looked at in one read.
+const STRAYS: usize = 1_000;
+
 impl Jobs {
     /// Looks after every unfinished job older than `age` that is not among `runs`, the runner's list. One job's trouble is
     /// logged and does not keep the others.
@@ -30,6 +33,17 @@ impl Jobs {
                 }
             }
         }
+    }
+
+    /// Stops those of `live`, runs that have not ended, whose jobs are final: a dismissal whose server died before it could stop the run,
+    /// say. It can be repeated.
+    pub async fn stop_strays(&self, live: &[JobId]) -> Result<(), Error> {
+        for part in live.chunks(STRAYS) {
+            for id in self.store.ended(part).await? {
+                self.runner.cancel(id).await?;
+            }
+        }
+        Ok(())
     }
 
     /// The age at which a row without a run is looked after while the server runs: long enough for a launch under way.

@@ -173,13 +173,15 @@ impl Jobs {
             removed: None,
         };
         let lossy = !new.relaunchable;
+        // The same request again finds this very job by its key, and repair launches it.
+        let comes_again = new.idempotency.is_some() && new.relaunchable;
         let held = self.launching.hold(new.id);
         match self.store.insert(new).await {
             Ok(Inserted::New) => {}
             Ok(Inserted::Existing(existing)) => return Ok((*existing, true)),
             Ok(Inserted::KeyReused) => return Err(Error::IdempotencyKeyReused),
             Err(cause) => {
-                if matches!(cause, StoreError::Timeout(_) | StoreError::Unconfirmed(_)) {
+                if matches!(cause, StoreError::Timeout(_) | StoreError::Unconfirmed(_)) && !comes_again {
                     // The row may appear yet, and the client is about to be told that it is not there.
                     let jobs = Arc::clone(&self);
                     self.tasks.spawn(async move { jobs.give_up(launch.job_id, held).await });
@@ -228,8 +230,13 @@ impl Jobs {
         let mut pause = Duration::from_millis(500);
         for _ in 0..LAUNCH_ATTEMPTS {
             let why = "the database did not confirm the job in time, and its client was told so".to_owned();
-            match self.fail_unlaunched(id, why).await {
-                Ok(_) => return,
+            let given_up = match self.fail_unlaunched(id, why).await {
+                // Another replica may have found the row and launched it.
+                Ok(Some(_)) => self.runner.cancel(id).await.map_err(Error::from),
+                other => other.map(drop),
+            };
+            match given_up {
+                Ok(()) => return,
                 Err(cause) => {
                     tracing::warn!(job.id = %id, error = &cause as &dyn std::error::Error, "could not give up a job");
                 }

@@ -161,8 +161,18 @@ impl Reader {
     ) -> impl Stream<Item = Result<LogEvent, RunnerError>> + Send + 'a {
         async_stream::try_stream! {
             let mut follow = self.follow && !self.has_ended(&source.uid, &container.name);
-            let permits = if follow { &self.view.followers } else { &self.view.readers };
-            let _permit = permits.acquire().await.map_err(|closed| unavailable(closed.into()))?;
+            let is_over = self.now(&source.uid).is_none_or(|(_, over)| over);
+            let permits = match (follow, is_over) {
+                (true, _) => &self.view.followers,
+                (false, true) => &self.view.readers,
+                (false, false) => &self.view.visitors,
+            };
+            // What is captured waits as long as it takes; who only looks is told.
+            let patience = if is_over { Duration::MAX } else { STALL };
+            let _permit = timeout(patience, permits.acquire())
+                .await
+                .map_err(|_| unavailable("too many logs are read".into()))?
+                .map_err(|closed| unavailable(closed.into()))?;
             let mut passed = 0_u64;
             let mut orderly = true;
             let mut failing: Option<Instant> = None;
@@ -300,7 +310,10 @@ impl Log<'_> {
     async fn open(&self) -> Result<Body, CallError> {
         let params = LogParams { follow: self.follow, ..self.params() };
         if !self.follow {
-            return timeout(STALL, self.request(&params)).await.unwrap_or(Err(CallError::Deadline(STALL)));
+            // A node that was given up gets a last chance; it must not keep others waiting.
+            let given_up = self.reader.now(&self.source.uid).is_some_and(|(source, _)| source.given_up);
+            let patience = if given_up { BEHIND } else { STALL };
+            return timeout(patience, self.request(&params)).await.unwrap_or(Err(CallError::Deadline(patience)));
         }
         tokio::select! {
             opened = self.request(&params) => opened,

@@ -56,7 +56,7 @@ pub(in crate::store) async fn outputs_are_kept_byte_for_byte(store: &dyn JobStor
     assert_eq!(store.outputs(JobId::new()).await.unwrap(), []);
 }
 
-pub(in crate::store) async fn only_recorded_runs_are_finalized(store: &dyn JobStore) {
+pub(in crate::store) async fn only_final_jobs_have_ended(store: &dyn JobStore) {
     let open = accepted(store).await;
     let dismissed = accepted(store).await;
     store.transition(to(dismissed, Dismissed, 2_000)).await.unwrap();
@@ -66,15 +66,26 @@ pub(in crate::store) async fn only_recorded_runs_are_finalized(store: &dyn JobSt
     store.finish(record(done, Successful, Vec::new())).await.unwrap();
     let unknown = JobId::new();
     let asked = [open, dismissed, bare, done, unknown];
-    assert_eq!(store.finalized(&asked).await.unwrap(), [done]);
-    store.finish(record(dismissed, Failed, Vec::new())).await.unwrap();
-    let found: BTreeSet<_> = store.finalized(&asked).await.unwrap().into_iter().collect();
-    assert_eq!(found, BTreeSet::from([dismissed, done]));
-    assert_eq!(store.finalized(&[]).await.unwrap(), []);
+    let found: BTreeSet<_> = store.ended(&asked).await.unwrap().into_iter().collect();
+    assert_eq!(found, BTreeSet::from([dismissed, bare, done]));
+    assert_eq!(store.finalized(&asked).await.unwrap(), [done], "with a record");
+    assert_eq!(store.ended(&[]).await.unwrap(), []);
     let known: BTreeSet<_> = store.known(&asked).await.unwrap().into_iter().collect();
     let rows: BTreeSet<_> = asked.iter().copied().filter(|id| *id != unknown).collect();
     assert_eq!(known, rows);
     assert_eq!(store.known(&[]).await.unwrap(), []);
+}
+
+pub(in crate::store) async fn a_record_needs_the_claim_that_it_names(store: &dyn JobStore) {
+    let id = accepted(store).await;
+    let by = |owner: &str, status| FinalRecord { owner: Some(owner.to_owned()), ..record(id, status, Vec::new()) };
+    assert!(store.claim(id, "a", at(1_000), at(2_000)).await.unwrap());
+    assert!(store.claim(id, "b", at(3_000), at(9_000)).await.unwrap(), "the claim of a has run out");
+    store.finish(by("a", Failed)).await.unwrap();
+    let detail = store.detail(id).await.unwrap().unwrap();
+    assert!(!detail.job.status.is_final() && detail.receipt.is_none(), "a came too late");
+    store.finish(by("b", Successful)).await.unwrap();
+    assert_eq!(store.job(id).await.unwrap().unwrap().status, Successful);
 }
 
 pub(in crate::store) async fn removal_answers_the_keys_each_time(store: &dyn JobStore) {
@@ -100,6 +111,6 @@ pub(in crate::store) async fn a_record_behind_a_removal_is_not_lost(store: &dyn 
     let after = store.finish(record(id, Successful, outputs)).await.unwrap().unwrap();
     assert_eq!((after.status, after.removed), (Dismissed, Some(at(3_000))));
     assert_eq!(store.outputs(id).await.unwrap(), [], "removed is removed");
-    assert_eq!(store.finalized(&[id]).await.unwrap(), [id], "its run can go");
+    assert_eq!(store.ended(&[id]).await.unwrap(), [id], "its run can go");
     assert_eq!(store.remove(id, at(4_000)).await.unwrap(), Some(vec!["results/b".to_owned(), format!("logs/{id}")]));
 }

@@ -86,6 +86,7 @@ pub(in crate::store) fn record(id: JobId, status: JobStatus, outputs: Vec<Output
         finished: at(5_000),
     };
     FinalRecord {
+        owner: None,
         job_id: id,
         status,
         message: Some(format!("ended: {status}")),

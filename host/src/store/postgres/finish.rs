@@ -34,7 +34,7 @@ fn finish_sql(next: JobStatus) -> String {
                  claim_owner = null, claim_until = null, \
                  removed_keys = case when removed is null then removed_keys \
                      else (coalesce(removed_keys, '[]')::jsonb || $15::jsonb)::text end \
-             where id = $1 and recorded is null returning {JOB}), \
+             where id = $1 and recorded is null and ($22::text is null or claim_owner = $22) returning {JOB}), \
          step as ( \
              insert into job_events (job_id, status, message, at) \
              select id, status, $3, finished from was where status = $2 on conflict do nothing), \
@@ -126,6 +126,7 @@ impl Call for Finish {
             .bind(text(|output| &output.sha256))
             .bind(outputs.iter().map(|output| key(&output.body)).collect::<Vec<_>>())
             .bind(outputs.iter().map(|output| inline(&output.body)).collect::<Vec<_>>())
+            .bind(&record.owner)
             .fetch_optional(&mut *connection)
             .await
             .map_err(classify)?;

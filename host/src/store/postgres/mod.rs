@@ -244,6 +244,10 @@ impl JobStore for PostgresStore {
         self.calls.answer(&reads::Finalized(ids)).await
     }
 
+    async fn ended(&self, ids: &[JobId]) -> Result<Vec<JobId>, StoreError> {
+        self.calls.answer(&reads::Ended(ids)).await
+    }
+
     async fn known(&self, ids: &[JobId]) -> Result<Vec<JobId>, StoreError> {
         self.calls.answer(&reads::Known(ids)).await
     }

@@ -135,6 +135,22 @@ impl Call for Finalized<'_> {
     }
 }
 
+pub(super) struct Ended<'i>(pub(super) &'i [JobId]);
+
+#[async_trait]
+impl Call for Ended<'_> {
+    type Answer = Vec<JobId>;
+
+    async fn run(&self, connection: &mut PgConnection) -> Result<Vec<JobId>, StoreError> {
+        let ids: Vec<_> = self.0.iter().map(JobId::to_string).collect();
+        let found = sqlx::query("select id from jobs where id = any($1) and finished is not null")
+            .bind(ids)
+            .fetch_all(connection)
+            .await;
+        found.map_err(classify)?.iter().map(rows::id).collect()
+    }
+}
+
 pub(super) struct Known<'i>(pub(super) &'i [JobId]);
 
 #[async_trait]

@@ -28,7 +28,7 @@ fn finish_sql(next: JobStatus) -> String {
              exit_code = ?5, exit_state = ?6, receipt = ?7, log_uri = ?8, log_size = ?9, \
              started = coalesce(started, ?10), recorded = ?14, updated = max(updated, ?14), \
              claim_owner = null, claim_until = null \
-         where id = ?1 and recorded is null returning {JOB}, removed_keys; \
+         where id = ?1 and recorded is null and (?15 is null or claim_owner = ?15) returning {JOB}, removed_keys; \
          insert into job_events (job_id, status, message, at) \
              select id, status, ?3, finished from jobs where id = ?1 and status = ?2 and changes() = 1 on conflict do nothing"
     )
@@ -110,6 +110,7 @@ impl Work for Finish {
             .bind(record.outputs.first().map(|output| &output.media_type))
             .bind((!record.outputs.is_empty()).then(|| stored_size(total)))
             .bind(Timestamp::now().as_millis())
+            .bind(&record.owner)
             .fetch_all(&mut *connection)
             .await
             .map_err(classify)?;

@@ -316,6 +316,19 @@ impl JobStore for SqliteStore {
         .await
     }
 
+    async fn ended(&self, ids: &[JobId]) -> Result<Vec<JobId>, StoreError> {
+        self.within(async {
+            let found = sqlx::query(
+                "select id from jobs where id in (select value from json_each(?1)) and finished is not null",
+            )
+            .bind(rows::ids_json(ids)?)
+            .fetch_all(&mut *self.reader().await?)
+            .await;
+            found.map_err(classify)?.iter().map(rows::id).collect()
+        })
+        .await
+    }
+
     async fn known(&self, ids: &[JobId]) -> Result<Vec<JobId>, StoreError> {
         self.within(async {
             let found = sqlx::query("select id from jobs where id in (select value from json_each(?1))")

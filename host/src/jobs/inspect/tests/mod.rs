@@ -165,6 +165,7 @@ impl Place {
             captured: Timestamp::now(),
         };
         let record = FinalRecord {
+            owner: None,
             job_id: id,
             status: JobStatus::Failed,
             message: None,

@@ -100,6 +100,19 @@ fn fits(what: &'static str, bytes: usize) -> Result<(), RunnerError> {
     if bytes <= OBJECT_LIMIT { Ok(()) } else { Err(RunnerError::TooLarge { what, bytes, limit: OBJECT_LIMIT }) }
 }
 
+/// The plan without those parts whose secrets do not come into the Job.
+fn without_hidden(plan: &JobPlan) -> JobPlan {
+    let mut plan = plan.clone();
+    plan.labels.clear();
+    plan.annotations.clear();
+    for container in plan.containers.iter_mut().chain(&mut plan.init_containers) {
+        container.command.clear();
+        container.args.clear();
+        container.env.clear();
+    }
+    plan
+}
+
 /// What cannot be said, or must not be, in a Job.
 fn check(settings: &Settings, launch: &Launch) -> Result<(), String> {
     let plan = &*launch.plan;
@@ -107,6 +120,11 @@ fn check(settings: &Settings, launch: &Launch) -> Result<(), String> {
         return Err("the plan has no container".to_owned());
     }
     environment::check_inputs(launch)?;
+    if launch.masked.as_ref().is_some_and(|masked| without_hidden(plan) != without_hidden(&masked.plan)) {
+        return Err("a secret input stands in a part of the plan that everybody sees: only variables, commands, arguments, labels and \
+                    annotations may have it"
+            .to_owned());
+    }
     if plan.labels.contains_key(QUEUE) {
         return Err(format!("the label '{QUEUE}' is set by the plan's queue"));
     }

@@ -82,6 +82,8 @@ pub(super) struct View {
     first_lines: FirstLines,
     /// Logs that are read to their present end at once.
     pub(super) readers: Semaphore,
+    /// Logs of running jobs that are looked at once. Others than the readers: how long that takes is the client's choice.
+    pub(super) visitors: Semaphore,
     /// Logs that are followed at once. Others than the readers: these may take days.
     pub(super) followers: Semaphore,
     stop: CancellationToken,
@@ -108,6 +110,7 @@ impl View {
             lost_after: rules.lost_after,
             first_lines: FirstLines::default(),
             readers: Semaphore::new(READERS),
+            visitors: Semaphore::new(READERS),
             followers: Semaphore::new(FOLLOWERS),
             stop,
         });
