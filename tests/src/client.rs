@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::until;
 
 /// How long a job of a test may take.
-const JOB_ENDS_WITHIN: Duration = Duration::from_secs(60);
+const JOB_ENDS_WITHIN: Duration = Duration::from_secs(180);
 
 /// One answer.
 #[derive(Debug, Clone)]

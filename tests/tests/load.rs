@@ -5,9 +5,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use vespiary_tests::cluster::is_wanted;
 use vespiary_tests::{Client, Server, ServerOptions, until};
 
-const EXECUTIONS: usize = 500;
+/// A small cluster ends two or three jobs a second; there it is a hundred.
+fn executions() -> usize {
+    if is_wanted() { 100 } else { 500 }
+}
 
 #[derive(Debug, Clone, PartialEq)]
 enum Sent {
@@ -43,8 +47,12 @@ async fn one(client: Client, number: usize) -> Sent {
     }
     let id = answer.expect(201).json()["jobID"].as_str().unwrap().to_owned();
     if expected == "dismissed" {
-        let dismissed = client.delete(&format!("/jobs/{id}")).await.expect(200).json();
-        assert_eq!(dismissed["status"], "dismissed");
+        let dismissed = until("the dismissal to be taken", Duration::from_secs(60), || async {
+            let answer = client.delete(&format!("/jobs/{id}")).await;
+            (answer.status != 503).then_some(answer)
+        })
+        .await;
+        assert_eq!(dismissed.expect(200).json()["status"], "dismissed");
     }
     Sent::Accepted { id, expected, text }
 }
@@ -70,13 +78,16 @@ async fn five_hundred_at_once() {
     );
     let server = Server::with(ServerOptions::default().config(&config));
     let client = server.client();
-    let tasks: Vec<_> = (0..EXECUTIONS).map(|number| tokio::spawn(one(client.clone(), number))).collect();
+    let tasks: Vec<_> = (0..executions()).map(|number| tokio::spawn(one(client.clone(), number))).collect();
     let mut sent = Vec::new();
     for task in tasks {
         sent.push(task.await.unwrap());
     }
     let trapped = sent.iter().filter(|sent| **sent == Sent::Trapped).count();
-    assert!((5..=45).contains(&trapped), "{trapped} of 50 processors trapped at random");
+    let random = executions() / 10;
+    // Half of them; of ten, all or none is possible, if not likely.
+    let usual = if random >= 50 { 5..=45 } else { 0..=random };
+    assert!(usual.contains(&trapped), "{trapped} of {random} processors trapped at random");
     let mut expected: BTreeMap<&str, usize> = BTreeMap::new();
     for sent in &sent {
         let Sent::Accepted { id, expected: status, text } = sent else { continue };
@@ -96,7 +107,7 @@ async fn five_hundred_at_once() {
     // Everything is captured and let go.
     until("all runs to be released", Duration::from_secs(60), || async { (server.runs_left() == 0).then_some(()) })
         .await;
-    let accepted = EXECUTIONS - trapped;
+    let accepted = executions() - trapped;
     let all = listed(&client, "").await;
     assert_eq!(all.len(), accepted);
     let mut ids: Vec<&str> = all.iter().map(|job| job["jobID"].as_str().unwrap()).collect();
