@@ -11,7 +11,6 @@ use serde_json::json;
 use super::cluster::Cluster;
 use super::names::{INCOMPLETE, QUEUE, is_ours};
 use super::object::{self, Contents};
-use super::rights;
 use crate::failpoint;
 use crate::runner::{Launch, RunnerError};
 
@@ -31,10 +30,6 @@ pub(super) async fn launch(cluster: &Cluster, launch: &Launch) -> Result<(), Run
             let found = cluster.metadata::<Job>(&name).await.map_err(|error| error.into_unavailable("read the Job"))?;
             // Gone since: the next attempt may create it.
             found.ok_or_else(|| error.into_unavailable("create the Job"))?
-        }
-        // An API server that has just started forbids everything until it has read its roles.
-        Err(error) if error.is_forbidden() && !rights::may_create_jobs(cluster).await => {
-            return Err(error.into_unavailable("create the Job"));
         }
         Err(error) => return Err(error.into_runner("create the Job")),
     };

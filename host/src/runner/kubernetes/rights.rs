@@ -61,14 +61,6 @@ pub(super) async fn missing(cluster: &Cluster) -> Result<Vec<MissingRight>, Runn
     Ok(missing)
 }
 
-/// Whether this identity may make Jobs: then a refusal is not for want of the right. False where nobody answers.
-pub(super) async fn may_create_jobs(cluster: &Cluster) -> bool {
-    match RIGHTS.iter().find(|right| right.resource == "jobs") {
-        Some(right) => matches!(review(cluster, right, "create").await, Ok(None)),
-        None => false,
-    }
-}
-
 /// Asks for one verb.
 async fn review(
     cluster: &Cluster,
