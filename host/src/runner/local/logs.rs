@@ -21,7 +21,7 @@ use crate::core::{LogEvent, RunObservation};
 use crate::runner::RunnerError;
 
 /// The largest piece of a log.
-const PIECE: usize = 512 * 1024;
+const PIECE: usize = 256 * 1024;
 
 /// How often a log that is followed is looked at.
 const LOOK: Duration = Duration::from_millis(100);

@@ -22,7 +22,7 @@ use crate::table::{Row, Table};
 use crate::{Options, Outcome, child, place, proc_fs};
 
 /// Bytes of a piece, as the local runner reads them.
-const PIECE: usize = 512 * 1024;
+const PIECE: usize = 256 * 1024;
 const SHARE: f64 = 0.5;
 const GROWTH_MIB: f64 = 16.0;
 const VALUE: &[u8] = b"{\"found\": true}\n";
