@@ -19,8 +19,15 @@ const LOG: &str = "before the result\nPYGEOAPI_K8S_MANAGER_RESULT_START\na,b\n1,
 const ALL_END_WITHIN: Duration = Duration::from_secs(150);
 
 fn options() -> ServerOptions {
-    let script = "echo before the result\nsleep 1\necho PYGEOAPI_K8S_MANAGER_RESULT_START\nprintf 'a,b\\n1,2\\n'";
-    let work = process("toil", TEXT, "", script);
+    lasting(1)
+}
+
+/// A process whose container runs for so many seconds.
+fn lasting(seconds: u32) -> ServerOptions {
+    let script = format!(
+        "echo before the result\nsleep {seconds}\necho PYGEOAPI_K8S_MANAGER_RESULT_START\nprintf 'a,b\\n1,2\\n'"
+    );
+    let work = process("toil", TEXT, "", &script);
     ServerOptions::default()
         .config(&format!("jobs: {{ repair_after_seconds: 2, retry_max_seconds: 5 }}\nprocesses:\n{work}"))
 }
