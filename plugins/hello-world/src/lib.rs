@@ -6,7 +6,8 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 use vespiary_processor::{
-    Caller, Container, Description, Input, Output, Plan, Processor, Rejection, Request, Violations, holds_marker,
+    Caller, Container, Description, Input, Output, Plan, Processor, Rejection, Request, Violations, holds_control,
+    holds_marker,
 };
 
 /// The configuration of the process.
@@ -68,7 +69,7 @@ impl Processor for HelloWorld {
         let name: String = request.inputs.require("name", &mut wrong);
         let message: String = request.inputs.read("message", &mut wrong).unwrap_or_default();
         for (input, text) in [("name", &name), ("message", &message)] {
-            if holds_marker(text) || text.chars().any(char::is_control) {
+            if holds_marker(text) || holds_control(text) {
                 wrong.add(input, "must not hold a control character or a marker of a result or of progress");
             }
         }

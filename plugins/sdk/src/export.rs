@@ -54,9 +54,9 @@ pub trait Processor: Sized {
 /// # Errors
 /// What is wrong with the configuration.
 pub fn load<P: Processor>(config: &str) -> Result<P, String> {
-    // By way of a value: the errors then name the key and not a column in a text that the operator never wrote.
-    serde_json::from_str::<Value>(config)
-        .and_then(serde_json::from_value::<P::Config>)
+    // What is wrong is told by way of a value: the errors then name the key and not a column in a text that the operator never wrote.
+    serde_json::from_str::<P::Config>(config)
+        .or_else(|_| serde_json::from_str::<Value>(config).and_then(serde_json::from_value::<P::Config>))
         .map_err(|cause| format!("the configuration is not valid: {cause}"))
         .and_then(P::new)
 }

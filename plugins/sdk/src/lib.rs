@@ -141,7 +141,7 @@ pub use description::{Description, Input, JobControl, Output};
 pub use export::Exported;
 pub use export::{Processor, load};
 pub use host::{log, verify_token};
-pub use plan::{holds_marker, is_reserved_variable};
+pub use plan::{holds_control, holds_marker, is_reserved_variable};
 pub use rejection::Violations;
 pub use request::{Inputs, Principal, Request, inner_value};
 pub use serde_json;

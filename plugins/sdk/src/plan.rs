@@ -1,5 +1,6 @@
 //! Builders for the records of a plan, so that what is not used need not be written.
 
+use memchr::memmem;
 use serde_json::Value;
 
 use crate::{
@@ -18,7 +19,16 @@ pub fn is_reserved_variable(name: &str) -> bool {
 /// without [`Plan::nonce`] rejects such text.
 #[must_use]
 pub fn holds_marker(text: &str) -> bool {
-    text.contains("PYGEOAPI_K8S_MANAGER_RESULT_") || text.contains("VESPIARY_PROGRESS")
+    let holds = |marker: &str| memmem::find(text.as_bytes(), marker.as_bytes()).is_some();
+    holds("PYGEOAPI_K8S_MANAGER_RESULT_") || holds("VESPIARY_PROGRESS")
+}
+
+/// Whether there is a control character in it, a line end or an escape say: such a text may be more than one line of a log.
+#[must_use]
+pub fn holds_control(text: &str) -> bool {
+    // The common answer in a loop of vector instructions. Controls beyond ASCII, U+0080 to U+009F, begin with C2 in UTF-8, as others do.
+    let suspect = |byte: u8| byte < 0x20 || byte == 0x7F || byte == 0xC2;
+    text.bytes().fold(false, |found, byte| found | suspect(byte)) && text.chars().any(char::is_control)
 }
 
 fn texts<I>(items: I) -> Vec<String>
@@ -441,6 +451,12 @@ mod tests {
         assert!(holds_marker("a PYGEOAPI_K8S_MANAGER_RESULT_END b"));
         assert!(holds_marker("VESPIARY_PROGRESS: 5"));
         assert!(!holds_marker("PYGEOAPI_JOB_ID"));
+        for text in ["\0", "a\nb", "\x1B[2J", "\x7F", "\u{80}", "\u{9F}é"] {
+            assert!(holds_control(text), "{text:?}");
+        }
+        for text in ["", "a b~", "é\u{A0}Ж 名", "\u{BF}"] {
+            assert!(!holds_control(text), "{text:?}");
+        }
         assert!(is_reserved_variable("PYGEOAPI_JOB_ID") && is_reserved_variable("VESPIARY_RESULT_NONCE"));
         assert!(!is_reserved_variable("PYGEOAPI_JOB_IDS"));
     }

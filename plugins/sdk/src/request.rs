@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use crate::bindings::vespiary::processor::types;
@@ -25,8 +25,8 @@ pub struct Request {
     pub principal: Option<Principal>,
     /// The request headers that the operator lets through to this process, names in lower case.
     pub headers: Vec<(String, String)>,
-    /// What later minor versions of the contract add; an object.
-    pub extensions: Map<String, Value>,
+    /// What later minor versions of the contract add: an object, or null for nothing.
+    pub extensions: Value,
 }
 
 impl Request {
@@ -42,7 +42,7 @@ impl Request {
             outputs: Vec::new(),
             principal: None,
             headers: Vec::new(),
-            extensions: Map::new(),
+            extensions: Value::Null,
         }
     }
 
@@ -50,7 +50,7 @@ impl Request {
     #[must_use]
     pub fn from_principal(mut self, subject: &str, roles: &[&str]) -> Self {
         let roles = roles.iter().copied().map(str::to_owned).collect();
-        self.principal = Some(Principal { subject: subject.to_owned(), roles, claims: Map::new() });
+        self.principal = Some(Principal { subject: subject.to_owned(), roles, claims: Value::Null });
         self
     }
 
@@ -87,11 +87,13 @@ impl TryFrom<types::Request> for Request {
     }
 }
 
-fn object(what: &str, text: &str) -> Result<Map<String, Value>, String> {
-    if text.is_empty() {
-        return Ok(Map::new());
+/// Null for nothing: an empty map would ask the host for random numbers, in every call.
+fn object(what: &str, text: &str) -> Result<Value, String> {
+    if matches!(text, "" | "{}") {
+        return Ok(Value::Null);
     }
-    serde_json::from_str(text).map_err(|cause| format!("the host's {what} are not a JSON object: {cause}"))
+    let members: serde_json::Result<Map<String, Value>> = serde_json::from_str(text);
+    members.map(Value::Object).map_err(|cause| format!("the host's {what} are not a JSON object: {cause}"))
 }
 
 /// Who asks.
@@ -101,8 +103,8 @@ pub struct Principal {
     pub subject: String,
     /// Any of `read`, `execute`, `deploy`, `admin`.
     pub roles: Vec<String>,
-    /// What the identity provider says of the subject; empty for tokens from the configuration.
-    pub claims: Map<String, Value>,
+    /// What the identity provider says of the subject: an object, or null for tokens from the configuration.
+    pub claims: Value,
 }
 
 impl Principal {
@@ -122,13 +124,43 @@ impl Principal {
 #[derive(Debug, Clone, Default)]
 pub struct Inputs {
     text: String,
-    parsed: OnceLock<Map<String, Value>>,
+    parsed: OnceLock<Vec<(String, Value)>>,
 }
 
 impl From<Map<String, Value>> for Inputs {
     fn from(inputs: Map<String, Value>) -> Self {
-        Self { text: String::new(), parsed: OnceLock::from(inputs) }
+        Self { text: String::new(), parsed: OnceLock::from(inputs.into_iter().collect::<Vec<_>>()) }
     }
+}
+
+/// The members of a JSON object, in order. Not a map: a map seeds its hash with random numbers of the host, which costs more than the
+/// search in a few inputs.
+struct Members;
+
+impl<'de> Visitor<'de> for Members {
+    type Value = Vec<(String, Value)>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut members = Vec::with_capacity(map.size_hint().unwrap_or(4));
+        while let Some(member) = map.next_entry()? {
+            members.push(member);
+        }
+        Ok(members)
+    }
+}
+
+fn members(text: &str) -> serde_json::Result<Vec<(String, Value)>> {
+    if text.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut json = serde_json::Deserializer::from_str(text);
+    let members = json.deserialize_map(Members)?;
+    json.end()?;
+    Ok(members)
 }
 
 impl PartialEq for Inputs {
@@ -146,8 +178,11 @@ impl Inputs {
         }
     }
 
-    fn all(&self) -> &Map<String, Value> {
-        self.parsed.get_or_init(|| object("inputs", &self.text).unwrap_or_else(|reason| host::give_up(&reason)))
+    fn all(&self) -> &[(String, Value)] {
+        self.parsed.get_or_init(|| {
+            let give_up = |cause| host::give_up(&format!("the host's inputs are not a JSON object: {cause}"));
+            members(&self.text).unwrap_or_else(give_up)
+        })
     }
 
     #[cfg(test)]
@@ -164,13 +199,13 @@ impl Inputs {
     /// The input as it was sent.
     #[must_use]
     pub fn raw(&self, id: &str) -> Option<&Value> {
-        self.all().get(id)
+        self.all().iter().find(|(known, _)| known == id).map(|(_, value)| value)
     }
 
     /// The value of an input.
     #[must_use]
     pub fn get(&self, id: &str) -> Option<&Value> {
-        self.all().get(id).map(inner_value)
+        self.raw(id).map(inner_value)
     }
 
     /// The values of an input that may be given several times: the elements of the array, or the one value; none if it was not given.
@@ -186,13 +221,13 @@ impl Inputs {
     /// Whether the input was given as a link (`{"href": …}`) in place of a value. Nobody has fetched it.
     #[must_use]
     pub fn is_link(&self, id: &str) -> bool {
-        self.all().get(id).is_some_and(|input| input.get("href").is_some())
+        self.raw(id).is_some_and(|input| input.get("href").is_some())
     }
 
     /// The media type that a qualified value states.
     #[must_use]
     pub fn media_type(&self, id: &str) -> Option<&str> {
-        let input = self.all().get(id)?;
+        let input = self.raw(id)?;
         let format = input.get("format").filter(|format| format.is_object()).unwrap_or(input);
         format.get("mediaType").and_then(Value::as_str)
     }
@@ -216,7 +251,7 @@ impl Inputs {
     /// Reads the value of an input that must be given. If it was not, or has another type, that is noted in `wrong` and the answer is a
     /// default: call [`Violations::check`] before it is used.
     pub fn require<T: DeserializeOwned + Default>(&self, id: &str, wrong: &mut Violations) -> T {
-        if !self.all().contains_key(id) {
+        if self.raw(id).is_none() {
             wrong.add(id, "is required");
         }
         self.read(id, wrong).unwrap_or_default()
