@@ -19,7 +19,7 @@ const MAX_BRANCHES: usize = 50;
 /// Statements with more branches are not worth the memory to keep them prepared.
 pub(super) const KEPT_BRANCHES: usize = 10;
 /// Index rows that a page looks at when a duration is asked for.
-const STRETCH: u32 = 3_000;
+const STRETCH: u32 = 2_000;
 /// The same when each needs its table row too.
 const SHORT_STRETCH: u32 = 500;
 /// Rows of one page, whatever is asked for.

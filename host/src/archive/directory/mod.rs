@@ -4,6 +4,7 @@
 //! dead server left in there is removed at the next open. A key must not be the folder of another key.
 
 mod list;
+mod sink;
 mod writer;
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Invariant: until the rename the object is one file in the growing folder, which goes when the writer is dropped.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,9 +14,11 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::super::{ArchiveError, ArchiveWriter};
+use super::sink::Sink;
 use super::{PIECE, blocking, unavailable};
 
-/// After so many bytes the disk begins to write in the background, so that the last flush has little left to do.
+/// After so many bytes that are written by way of the page cache the disk begins to write in the background, so that the last flush has
+/// little left to do.
 const FLUSH_EVERY: u64 = 64 * 1024 * 1024;
 
 /// From this size on a piece is not copied: pages that are new each time cost more than a call of its own.
@@ -47,21 +49,21 @@ impl Drop for GrowingFile {
     }
 }
 
-/// The writer of one object. At most three pieces are in memory: what is gathered, what waits for its turn, what is written.
+/// The writer of one object. At most four pieces are in memory: what is gathered, what waits for its turn, what is written, and its block.
 pub(super) struct FileWriter {
     root: PathBuf,
     target: PathBuf,
     growing: GrowingFile,
-    file: File,
+    /// Away while a thread writes; gone for good when that failed.
+    sink: Option<Sink>,
     /// Small pieces, copied together.
     gathered: BytesMut,
     /// What goes to the disk next, in one go: a thread for each piece would cost more than its write.
     waiting: Vec<Bytes>,
     waiting_size: usize,
-    writing: Option<JoinHandle<io::Result<()>>>,
+    writing: Option<JoinHandle<io::Result<Sink>>>,
     flushing: Option<JoinHandle<io::Result<()>>>,
     unflushed: u64,
-    failed: bool,
     deadline: Duration,
     finish_deadline: Duration,
 }
@@ -80,27 +82,25 @@ impl FileWriter {
             root: root.to_owned(),
             target,
             growing,
-            file,
+            sink: Some(Sink::new(file)),
             gathered: BytesMut::new(),
             waiting: Vec::new(),
             waiting_size: 0,
             writing: None,
             flushing: None,
             unflushed: 0,
-            failed: false,
             deadline,
             finish_deadline,
         })
     }
 
-    /// Waits for the piece that is being written.
-    async fn settle(&mut self) -> Result<(), ArchiveError> {
-        let Some(writing) = &mut self.writing else { return Ok(()) };
-        let written = join(writing, self.deadline).await;
-        self.writing = None;
-        // A piece that was written in part cannot be written again.
-        self.failed |= written.is_err();
-        written
+    /// The file, after what is being written. A piece that was written in part cannot be written again: there is none after a failure.
+    async fn settled(&mut self) -> Result<Sink, ArchiveError> {
+        if let Some(mut writing) = self.writing.take() {
+            return join(&mut writing, self.deadline).await;
+        }
+        let failed = || unavailable(io::Error::other("an earlier piece of the object was not written"));
+        self.sink.take().ok_or_else(failed)
     }
 
     /// Puts what was gathered behind what waits.
@@ -118,37 +118,28 @@ impl FileWriter {
 
     /// Hands what waits to the disk, behind what is written now.
     async fn hand_over(&mut self) -> Result<(), ArchiveError> {
-        self.settle().await?;
+        let mut sink = self.settled().await?;
         self.unflushed = self.unflushed.saturating_add(self.waiting_size as u64);
         self.waiting_size = 0;
         let pieces = std::mem::take(&mut self.waiting);
-        let mut file = self.file.try_clone().map_err(unavailable)?;
-        self.writing =
-            Some(tokio::task::spawn_blocking(move || pieces.iter().try_for_each(|piece| file.write_all(piece))));
-        if self.unflushed >= FLUSH_EVERY {
-            if let Some(flushing) = &mut self.flushing {
-                let flushed = join(flushing, self.finish_deadline).await;
-                self.flushing = None;
-                self.failed |= flushed.is_err();
-                flushed?;
+        let flush = if self.unflushed >= FLUSH_EVERY && !sink.is_direct() { Some(sink.flusher()) } else { None };
+        self.writing = Some(tokio::task::spawn_blocking(move || {
+            pieces.iter().try_for_each(|piece| sink.write(piece))?;
+            Ok(sink)
+        }));
+        if let Some(file) = flush {
+            let file = file.map_err(unavailable)?;
+            if let Some(mut flushing) = self.flushing.take() {
+                join(&mut flushing, self.finish_deadline).await?;
             }
             self.unflushed = 0;
-            let file = self.file.try_clone().map_err(unavailable)?;
             self.flushing = Some(tokio::task::spawn_blocking(move || file.sync_data()));
         }
         Ok(())
     }
-
-    fn check(&self) -> Result<(), ArchiveError> {
-        if self.failed {
-            Err(unavailable(io::Error::other("an earlier piece of the object was not written")))
-        } else {
-            Ok(())
-        }
-    }
 }
 
-async fn join(task: &mut JoinHandle<io::Result<()>>, deadline: Duration) -> Result<(), ArchiveError> {
+async fn join<T>(task: &mut JoinHandle<io::Result<T>>, deadline: Duration) -> Result<T, ArchiveError> {
     match tokio::time::timeout(deadline, task).await {
         Ok(Ok(result)) => result.map_err(unavailable),
         Ok(Err(stopped)) => Err(ArchiveError::Unavailable(Box::new(stopped))),
@@ -159,7 +150,6 @@ async fn join(task: &mut JoinHandle<io::Result<()>>, deadline: Duration) -> Resu
 #[async_trait]
 impl ArchiveWriter for FileWriter {
     async fn write(&mut self, mut bytes: Bytes) -> Result<(), ArchiveError> {
-        self.check()?;
         while !bytes.is_empty() {
             if bytes.len() >= LARGE {
                 self.seal();
@@ -183,18 +173,17 @@ impl ArchiveWriter for FileWriter {
     }
 
     async fn finish(mut self: Box<Self>) -> Result<(), ArchiveError> {
-        self.check()?;
         self.seal();
         if !self.waiting.is_empty() {
             self.hand_over().await?;
         }
-        self.settle().await?;
-        if let Some(flushing) = &mut self.flushing {
-            join(flushing, self.finish_deadline).await?;
+        let sink = self.settled().await?;
+        if let Some(mut flushing) = self.flushing.take() {
+            join(&mut flushing, self.finish_deadline).await?;
         }
-        let Self { root, target, growing, file, finish_deadline, .. } = *self;
+        let Self { root, target, growing, finish_deadline, .. } = *self;
         blocking(finish_deadline, move || {
-            file.sync_all()?;
+            sink.finish()?;
             publish(&root, &target, growing)
         })
         .await
