@@ -39,6 +39,8 @@ pub enum RunState {
     Running {
         /// When the first one did.
         started: Timestamp,
+        /// One sentence for the job's `message` where none runs just now and one is due: what it waits for, if anything special.
+        message: Option<String>,
     },
     /// Nothing of it runs any more.
     Ended(ExitState),

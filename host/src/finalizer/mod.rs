@@ -24,6 +24,12 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// Longest pause while another replica has the claim: with the spread at most 5 s, so that a dead one's job is taken over soon.
 const LONGEST_TURN: Duration = Duration::from_secs(4);
 
+/// The message of a job that goes on after it waited.
+const RUNNING: &str = "running";
+
+/// Jobs whose progress is followed at once. Fewer than the logs that a runner lets follow, so that clients find a place, too.
+const FOLLOWED_AT_ONCE: usize = 192;
+
 /// Observations that are written down at once.
 const NOTES_AT_ONCE: usize = 32;
 
@@ -40,7 +46,7 @@ pub struct Limits {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Seen {
     Waiting(Option<String>),
-    Running,
+    Running(Option<String>),
     Ended,
 }
 
@@ -51,6 +57,7 @@ pub struct Finalizer {
     permits: Arc<Semaphore>,
     /// Bounds the small writes of what was observed: many runs that change at once must not fill the database's queue before requests.
     notes: Arc<Semaphore>,
+    followed: Arc<Semaphore>,
     /// One look for jobs without a run at a time.
     repairing: Arc<Semaphore>,
     seen: HashMap<JobId, Seen>,
@@ -72,6 +79,7 @@ impl Finalizer {
             limits,
             permits,
             notes: Arc::new(Semaphore::new(NOTES_AT_ONCE)),
+            followed: Arc::new(Semaphore::new(FOLLOWED_AT_ONCE)),
             repairing,
             seen: HashMap::new(),
             finished: Arc::default(),
@@ -158,7 +166,7 @@ impl Finalizer {
                 return;
             }
             RunState::Waiting { message } => Seen::Waiting(message.clone()),
-            RunState::Running { .. } => Seen::Running,
+            RunState::Running { message, .. } => Seen::Running(message.clone()),
             RunState::Ended(_) => Seen::Ended,
         };
         if self.seen.get(&id) == Some(&now) {
@@ -167,7 +175,7 @@ impl Finalizer {
         if self.seen.get(&id) == Some(&Seen::Ended) {
             return; // an older observation that came late
         }
-        self.seen.insert(id, now);
+        let before = self.seen.insert(id, now);
         let jobs = Arc::clone(&self.jobs);
         let pauses = Pauses::new(self.limits.longest_pause);
         let notes = Arc::clone(&self.notes);
@@ -176,12 +184,16 @@ impl Finalizer {
             RunState::Waiting { message } => self.spawn(async move {
                 retry(&notes, pauses, id, || jobs.run_waits(id, message.clone())).await;
             }),
-            RunState::Running { started } => {
-                let follows = self.jobs.follows_progress();
+            RunState::Running { started, message } => {
+                let is_new = !matches!(before, Some(Seen::Running(_)));
+                let follows = is_new && self.jobs.follows_progress();
+                // It waited for something in between and goes on.
+                let message = message.or_else(|| (!is_new).then(|| RUNNING.to_owned()));
+                let places = Arc::clone(&self.followed);
                 self.spawn(async move {
-                    retry(&notes, pauses, id, || jobs.run_started(id, started)).await;
+                    retry(&notes, pauses, id, || jobs.run_started(id, started, message.clone())).await;
                     if follows {
-                        progress::follow(&jobs, id).await;
+                        progress::follow(&jobs, &places, id).await;
                     }
                 });
             }

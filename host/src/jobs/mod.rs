@@ -32,6 +32,7 @@ use tokio_util::task::TaskTracker;
 
 pub use self::error::Error;
 pub use self::finish::Finished;
+pub use self::observe::Followed;
 use self::wait::Waiters;
 use crate::archive::Archive;
 pub use crate::archive::ByteRange;

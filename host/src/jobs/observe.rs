@@ -10,14 +10,18 @@ use crate::runner::RunnerError;
 use futures::stream::BoxStream;
 
 impl Jobs {
-    /// A run has started. If its job was dismissed before the run was there to be stopped, it is stopped now.
-    pub async fn run_started(&self, id: JobId, started: Timestamp) -> Result<(), Error> {
+    /// A run has started; `message` says what it waits for where it does not go on. If its job was dismissed before the run was there to
+    /// be stopped, it is stopped now.
+    pub async fn run_started(&self, id: JobId, started: Timestamp, message: Option<String>) -> Result<(), Error> {
         let change = Transition { job_id: id, status: JobStatus::Running, message: None, reason: None, at: started };
         match self.store.transition(change).await? {
             None => tracing::warn!(job.id = %id, "a run has no job in this database; it is left alone"),
             Some((job, _)) if job.status.is_final() => self.runner.cancel(id).await?,
             Some((_, true)) => failpoint::hit("observe-started"),
             Some((_, false)) => {}
+        }
+        if message.is_some() {
+            self.store.report(id, None, message, Timestamp::now()).await?;
         }
         Ok(())
     }

@@ -69,6 +69,8 @@ pub(super) struct Source {
     only: bool,
     /// Whether the bytes now are those of the result container.
     in_result: bool,
+    /// Whether a container's bytes have begun.
+    opened: bool,
     /// How many bytes of containers may still be stored.
     room: u64,
     /// Whether nothing more is stored.
@@ -87,6 +89,7 @@ impl Source {
             result_container: rules.result_container.clone(),
             only: rules.containers <= 1,
             in_result: rules.containers <= 1,
+            opened: false,
             room: limit,
             cut: false,
             limit,
@@ -120,6 +123,7 @@ impl Source {
     fn take(&mut self, event: LogEvent, batch: &mut Batch) {
         let step = match &event {
             LogEvent::Container { name } => {
+                self.opened = true;
                 self.in_result = match &self.result_container {
                     Some(wanted) => **wanted == **name,
                     None => self.only,
@@ -132,7 +136,8 @@ impl Source {
             }
             LogEvent::Missing { reason } => {
                 self.note(reason);
-                self.in_result.then(|| Step::Gap(reason.clone()))
+                // In front of the first container nobody knows whose bytes they were.
+                (self.in_result || !self.opened).then(|| Step::Gap(reason.clone()))
             }
         };
         batch.steps.extend(step);

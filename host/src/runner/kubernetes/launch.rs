@@ -9,15 +9,17 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::json;
 
 use super::cluster::Cluster;
+use super::failure::CallError;
 use super::names::{INCOMPLETE, QUEUE, is_ours};
 use super::object::{self, Contents};
+use super::view::View;
 use crate::failpoint;
 use crate::runner::{Launch, RunnerError};
 
 /// How often a Job is read again that others change meanwhile.
 const ATTEMPTS: u32 = 5;
 
-pub(super) async fn launch(cluster: &Cluster, launch: &Launch) -> Result<(), RunnerError> {
+pub(super) async fn launch(cluster: &Cluster, view: &View, launch: &Launch) -> Result<(), RunnerError> {
     let objects = object::build(&cluster.names, &cluster.settings, launch).map_err(|error| match error {
         // The check before the row says so; here it can only be a job of a server with another limit.
         RunnerError::TooLarge { .. } => RunnerError::Refused(error.to_string()),
@@ -31,7 +33,7 @@ pub(super) async fn launch(cluster: &Cluster, launch: &Launch) -> Result<(), Run
             // Gone since: the next attempt may create it.
             found.ok_or_else(|| error.into_unavailable("create the Job"))?
         }
-        Err(error) => return Err(error.into_runner("create the Job")),
+        Err(error) => return Err(refusal(view, error, "create the Job")),
     };
     if !is_ours(&job, &cluster.names, launch.job_id) {
         return Err(RunnerError::Refused(format!(
@@ -42,7 +44,7 @@ pub(super) async fn launch(cluster: &Cluster, launch: &Launch) -> Result<(), Run
     failpoint::hit("kubernetes-job-created");
     match &objects.secret {
         Some(contents) if is_incomplete(&job) => {
-            create_secret(cluster, launch, &job, contents).await?;
+            create_secret(cluster, view, launch, &job, contents).await?;
             failpoint::hit("kubernetes-secret-created");
             complete(cluster, &name, launch.plan.queue.as_deref()).await
         }
@@ -56,8 +58,14 @@ fn is_incomplete(job: &ObjectMeta) -> bool {
         && job.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(INCOMPLETE))
 }
 
+/// What was not created. The word of an API server that has just come back is not its last one.
+fn refusal(view: &View, error: CallError, what: &str) -> RunnerError {
+    if error.is_forbidden() && view.is_unsettled() { error.into_unavailable(what) } else { error.into_runner(what) }
+}
+
 async fn create_secret(
     cluster: &Cluster,
+    view: &View,
     launch: &Launch,
     job: &ObjectMeta,
     contents: &Contents,
@@ -69,7 +77,7 @@ async fn create_secret(
         Ok(_) => Ok(()),
         // Made by a launch that did not come further. Nobody else can know the name, and reading Secrets is a right that we do not want.
         Err(error) if error.is_already_exists() => Ok(()),
-        Err(error) => Err(error.into_runner("create the Secret of the inputs")),
+        Err(error) => Err(refusal(view, error, "create the Secret of the inputs")),
     }
 }
 

@@ -208,7 +208,7 @@ async fn an_api_server_that_is_not_there_may_come_back() {
     let settings = Settings::default();
     let names = names::Names::new(&settings.job_name_prefix);
     let cluster = Cluster { client, namespace: "x".to_owned(), names, settings: Arc::new(settings) };
-    let failed = launch::launch(&cluster, &contract::launch(plan(&["true"]))).await.unwrap_err();
+    let failed = KubernetesRunner::start(cluster).launch(&contract::launch(plan(&["true"]))).await.unwrap_err();
     assert!(matches!(failed, RunnerError::Unavailable { .. }), "{failed}");
 }
 

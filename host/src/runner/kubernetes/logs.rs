@@ -63,11 +63,22 @@ pub(super) async fn logs(
     Ok(Box::pin(reader.run()))
 }
 
-struct Reader {
-    cluster: Cluster,
-    view: Arc<View>,
-    job_id: JobId,
-    follow: bool,
+pub(super) struct Reader {
+    pub(super) cluster: Cluster,
+    pub(super) view: Arc<View>,
+    pub(super) job_id: JobId,
+    pub(super) follow: bool,
+}
+
+/// What is known of a log's first line.
+#[derive(Debug, Clone, Copy)]
+enum Beginning {
+    NotAsked,
+    /// There is no line.
+    None,
+    /// There is something, and it does not say when it was written.
+    Unknown,
+    At(jiff::Timestamp),
 }
 
 /// What comes next of a pod.
@@ -83,14 +94,18 @@ impl Reader {
     fn run(self) -> impl Stream<Item = Result<LogEvent, RunnerError>> + Send {
         async_stream::try_stream! {
             let mut done: HashSet<String> = HashSet::new();
+            let mut lost_told = false;
             loop {
                 let Some(sources) = self.view.log_sources(self.job_id) else {
-                    // Everything that was known was read. Released before anything was: told.
-                    if done.is_empty() {
-                        yield missing("the run was released before its log was read");
+                    // Who follows has read everything that was known. Who captures takes no part for the whole.
+                    if done.is_empty() || !self.follow {
+                        yield missing("the run was released before all of its log was read");
                     }
                     return;
                 };
+                if sources.pods_lost && !std::mem::replace(&mut lost_told, true) {
+                    yield missing("a pod of the run is gone, and with it its log");
+                }
                 let Some(source) = sources.pods.into_iter().find(|source| !done.contains(&source.uid)) else {
                     if !self.follow || sources.over {
                         return;
@@ -180,7 +195,7 @@ impl Reader {
                 let log = Log { reader: self, source, container, follow };
                 let kept = self.view.first_line(&source.uid, &container.name);
                 let opened = match (follow && passed == 0 && kept.is_none()) || !log.may_have_been_rotated() {
-                    true => log.open().await.map(|body| (body, None)),
+                    true => log.open().await.map(|body| (body, Beginning::NotAsked)),
                     false => futures::future::try_join(log.open(), log.first_line()).await,
                 };
                 let (body, first) = match opened {
@@ -201,18 +216,29 @@ impl Reader {
                 };
                 let mut skip = passed;
                 let mut held_back: Option<Vec<Bytes>> = None;
-                if let Some(first) = first {
-                    let reason = || format!("the kubelet has rotated away what was written before {first}");
-                    if kept.is_some_and(|kept| kept.first < first) {
-                        if passed > 0 && !follow && orderly {
-                            return; // what was rotated away had been read
-                        }
-                        yield missing(&reason());
-                        (skip, passed) = (0, 0);
-                        self.view.first_line_is(&source.uid, &container.name, first);
-                    } else if passed == 0 && kept.is_none_or(|kept| !kept.early) && log.begins_late(first) {
-                        held_back = Some(Vec::new());
+                let rotated = match (kept, first) {
+                    (Some(kept), Beginning::At(first)) if kept.first < first => {
+                        Some(format!("the kubelet has rotated away what was written before {first}"))
                     }
+                    // It had a line, and has none any more.
+                    (Some(_), Beginning::None) => Some("the kubelet has rotated away all that was written".to_owned()),
+                    _ => None,
+                };
+                if let Some(reason) = rotated {
+                    if passed > 0 && !follow && orderly {
+                        return; // what was rotated away had been read
+                    }
+                    yield missing(&reason);
+                    (skip, passed) = (0, 0);
+                    if let Beginning::At(first) = first {
+                        self.view.first_line_is(&source.uid, &container.name, first);
+                    }
+                } else if let Beginning::At(first) = first
+                    && passed == 0
+                    && kept.is_none_or(|kept| !kept.early)
+                    && log.begins_late(first)
+                {
+                    held_back = Some(Vec::new());
                 }
                 let mut body = std::pin::pin!(body);
                 let mut begun = false;
@@ -277,11 +303,11 @@ impl Reader {
 }
 
 /// One log, read once.
-struct Log<'a> {
-    reader: &'a Reader,
-    source: &'a LogSource,
-    container: &'a LogContainer,
-    follow: bool,
+pub(super) struct Log<'a> {
+    pub(super) reader: &'a Reader,
+    pub(super) source: &'a LogSource,
+    pub(super) container: &'a LogContainer,
+    pub(super) follow: bool,
 }
 
 impl Log<'_> {
@@ -321,22 +347,24 @@ impl Log<'_> {
         }
     }
 
-    /// The time of the first line that is kept; `None` if there is no whole line.
-    async fn first_line(&self) -> Result<Option<jiff::Timestamp>, CallError> {
+    /// The time of the first line that is kept.
+    async fn first_line(&self) -> Result<Beginning, CallError> {
         let params = LogParams { timestamps: true, limit_bytes: Some(64), ..self.params() };
         let read = async {
-            let body = self.request(&params).await?;
-            let body = Limited::new(body, 4096).collect().await;
-            Ok(body.map(|body| body.to_bytes()).unwrap_or_default())
+            let body = Limited::new(self.request(&params).await?, 4096).collect().await;
+            Ok(body.map_err(|broken| kube::Error::ReadEvents(std::io::Error::other(broken)))?.to_bytes())
         };
         let text = timeout(STALL, read).await.unwrap_or(Err(CallError::Deadline(STALL)))?;
+        if text.is_empty() {
+            return Ok(Beginning::None);
+        }
         let time = text.split(|byte| *byte == b' ').next().and_then(|time| std::str::from_utf8(time).ok());
-        Ok(time.and_then(|time| time.parse().ok()))
+        Ok(time.and_then(|time| time.parse().ok()).map_or(Beginning::Unknown, Beginning::At))
     }
 
     /// Notes where the log begins, for those who read it later.
-    async fn remember(&self) {
-        if let Ok(Some(first)) = self.first_line().await {
+    pub(super) async fn remember(&self) {
+        if let Ok(Beginning::At(first)) = self.first_line().await {
             let early = self.container.started.is_some_and(|started| Timestamp::now() <= started + LATE);
             self.reader.view.remember_first_line(&self.source.uid, &self.container.name, Kept { first, early });
         }

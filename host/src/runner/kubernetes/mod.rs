@@ -6,7 +6,7 @@
 //! | [`object`] | plan to Job and Secret; pure |
 //! | [`launch`], [`cancel`], [`release`] | the calls that change the cluster; each can be repeated |
 //! | [`view`] | what the cluster says of all runs, kept up to date by watches; reads are free |
-//! | [`logs`] | the containers' logs, straight from the API |
+//! | [`logs`], [`beginnings`] | the containers' logs, straight from the API; and what tells that a part was rotated away |
 //! | [`failure`] | which refusals are for ever |
 //! | [`inspection`], [`rights`] | what `vespiary doctor` looks at |
 //!
@@ -15,6 +15,7 @@
 //!
 //! Rights that this needs in its namespace: [`RIGHTS`].
 
+mod beginnings;
 mod cancel;
 mod cluster;
 mod connect;
@@ -82,6 +83,7 @@ impl KubernetesRunner {
     fn start(cluster: Cluster) -> Self {
         let stop = CancellationToken::new();
         let view = View::start(cluster.clone(), stop.clone());
+        tokio::spawn(beginnings::remember(cluster.clone(), Arc::clone(&view), stop.clone()));
         let scope = scope(&cluster);
         Self { cluster, view, stop, scope }
     }
@@ -127,7 +129,7 @@ impl Runner for KubernetesRunner {
     }
 
     async fn launch(&self, launch: &Launch) -> Result<(), RunnerError> {
-        launch::launch(&self.cluster, launch).await
+        launch::launch(&self.cluster, &self.view, launch).await
     }
 
     async fn cancel(&self, job_id: JobId) -> Result<(), RunnerError> {

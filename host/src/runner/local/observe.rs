@@ -168,7 +168,7 @@ impl Inner {
     pub(super) fn show(&self, run: &Run, slot: &mut Slot, state: RunState) {
         let same = match (&slot.shown, &state) {
             (RunState::Waiting { message: old }, RunState::Waiting { message: new }) => old == new,
-            (RunState::Running { started: old }, RunState::Running { started: new }) => old == new,
+            (RunState::Running { started: old, .. }, RunState::Running { started: new, .. }) => old == new,
             (RunState::Ended(old), RunState::Ended(new)) => old == new,
             _ => false,
         };
@@ -215,7 +215,7 @@ impl Inner {
             lock(&self.places).occupy(run.id);
             self.poller.notify_one();
             let state = match run.dir.started()? {
-                Some(record) => RunState::Running { started: record.started },
+                Some(record) => RunState::Running { started: record.started, message: None },
                 None => RunState::Waiting { message: None },
             };
             self.show(run, slot, state);

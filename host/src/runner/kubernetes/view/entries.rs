@@ -50,6 +50,13 @@ impl Entry {
         self.shown.as_ref()
     }
 
+    /// Whether pods have ended, by what their Job says or by what was seen, that are not there any more.
+    pub(super) fn has_lost_pods(&self) -> bool {
+        let succeeded = matches!(&self.shown, Some(RunState::Ended(exit)) if exit.is_success());
+        let told = self.job.as_ref().map_or(0, |job| job.ended_pods);
+        self.pods_gone > 0 || told > self.pods.len() || (succeeded && self.pods.is_empty())
+    }
+
     /// Pods that run although their Job is being deleted: the garbage collector waits until it is gone, and that waits for us.
     fn left_running(&self) -> impl Iterator<Item = &PodFacts> {
         let deleted = self.job.as_ref().is_some_and(|job| job.held && job.deleted.is_some());
@@ -204,6 +211,11 @@ impl Entries {
         shown.map(|(job_id, state)| RunObservation { job_id, state }).collect()
     }
 
+    /// Every pod, with its run.
+    pub(super) fn all_pods(&self) -> impl Iterator<Item = (JobId, &PodFacts)> {
+        self.runs.iter().flat_map(|(id, entry)| entry.pods.iter().map(|pod| (*id, pod)))
+    }
+
     /// The pods of a run, in order of creation.
     pub(super) fn pods(&self, id: JobId) -> Vec<PodRef> {
         let pods = self.runs.get(&id).into_iter().flat_map(|entry| &entry.pods);
@@ -287,7 +299,10 @@ fn same(one: &RunState, other: &RunState) -> bool {
     match (one, other) {
         (RunState::Incomplete, RunState::Incomplete) => true,
         (RunState::Waiting { message: one }, RunState::Waiting { message: other }) => one == other,
-        (RunState::Running { started: one }, RunState::Running { started: other }) => one == other,
+        (
+            RunState::Running { started: one, message: what },
+            RunState::Running { started: other, message: other_what },
+        ) => (one, what) == (other, other_what),
         (RunState::Ended(one), RunState::Ended(other)) => one == other,
         _ => false,
     }

@@ -1,6 +1,7 @@
 //! What is kept of Jobs and pods: the few facts from which a run's state follows, some hundred bytes each.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::super::names::FINALIZER;
 use super::wire;
@@ -72,6 +73,8 @@ pub(super) struct PodFacts {
     pub(super) disruption: Option<Condition>,
     /// When its deletion was asked for. Once the kubelet is done with it: when it was done.
     pub(super) deleted: Option<Timestamp>,
+    /// The time that it was given to end, the longest that was seen.
+    pub(super) grace: Duration,
     /// In the order of the plan: init containers first, sidecars last.
     pub(super) containers: Box<[ContainerFacts]>,
     /// When this server first saw that it is being deleted.
@@ -175,6 +178,28 @@ impl PodFacts {
             || never_placed
             || (work.clone().next().is_some() && work.all(|container| container.ended().is_some()))
     }
+
+    /// The containers that count.
+    fn work(&self) -> impl Iterator<Item = &ContainerFacts> {
+        self.containers.iter().filter(|container| container.role != Role::Sidecar)
+    }
+
+    /// Whether any container of it has run.
+    pub(super) fn has_run(&self) -> bool {
+        self.work().any(ContainerFacts::has_run)
+    }
+
+    /// Whether none of its containers runs although one is due: the first, or one behind those that have ended.
+    pub(super) fn is_idle(&self) -> bool {
+        let runs = |container: &ContainerFacts| matches!(container.stage, Stage::Running { .. });
+        self.deleted.is_none() && !self.has_ended() && !self.work().any(runs)
+    }
+
+    /// Since when nothing of it runs, where nothing does.
+    pub(super) fn idle_since(&self) -> Timestamp {
+        let ends = self.work().filter_map(|container| container.ended()?.finished);
+        ends.fold(self.created, Timestamp::max)
+    }
 }
 
 fn clipped(text: Option<&str>) -> Box<str> {
@@ -209,9 +234,12 @@ fn held(meta: &wire::Meta) -> bool {
 
 /// When the deletion was asked for. The object says when its grace is over.
 fn deleted(meta: &wire::Meta) -> Option<Timestamp> {
-    let over = time(meta.deletion_timestamp.as_deref())?;
-    let grace = u64::try_from(meta.deletion_grace_period_seconds.unwrap_or(0)).unwrap_or(0);
-    Some(over - std::time::Duration::from_secs(grace))
+    Some(time(meta.deletion_timestamp.as_deref())? - grace(meta))
+}
+
+/// The time that an object that is being deleted was given to end.
+fn grace(meta: &wire::Meta) -> Duration {
+    Duration::from_secs(u64::try_from(meta.deletion_grace_period_seconds.unwrap_or(0)).unwrap_or(0))
 }
 
 impl JobFacts {
@@ -302,6 +330,7 @@ impl PodFacts {
             unschedulable: find("PodScheduled", "False"),
             disruption: find("DisruptionTarget", "True"),
             deleted,
+            grace: grace(meta),
             containers: containers.into(),
             deleted_seen: deleted.map(|_| now),
             ended_seen: None,
@@ -316,6 +345,7 @@ impl PodFacts {
     pub(super) fn remember(&mut self, before: &Self) {
         self.let_go = before.let_go;
         self.deleted_seen = self.deleted_seen.and(before.deleted_seen.or(self.deleted_seen));
+        self.grace = self.grace.max(before.grace);
         self.told_to_stop |= before.told_to_stop;
         self.ended_seen = self.ended_seen.and(before.ended_seen.or(self.ended_seen));
     }

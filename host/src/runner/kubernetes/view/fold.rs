@@ -39,8 +39,17 @@ pub(super) struct Facts<'a> {
 pub(super) struct Rules {
     /// In which a run must have started.
     pub(super) start_timeout: Option<Duration>,
-    /// After which a pod that is being deleted is given up.
+    /// From SIGTERM to SIGKILL, at least.
+    pub(super) grace: Duration,
+    /// After which a pod is given up that should have ended by then.
     pub(super) lost_after: Duration,
+}
+
+impl Rules {
+    /// How long after the request to delete it a pod is given up that does not end. Who deletes it may give it more time than we do.
+    pub(super) fn patience(&self, pod: &PodFacts) -> Duration {
+        self.grace.max(pod.grace) + self.lost_after
+    }
 }
 
 /// A run's state, and when it may be another although nothing changed.
@@ -75,16 +84,21 @@ pub(super) fn fold(facts: &Facts<'_>) -> Folded {
     };
     let suspended = facts.job.is_some_and(|job| job.suspended);
     let started = facts.started().filter(|_| !suspended);
-    if let Some(started) = started {
-        return Folded { state: RunState::Running { started }, again, waits_for: None };
+    if let Some(started) = started
+        && !facts.newest().is_some_and(PodFacts::is_idle)
+    {
+        return Folded { state: RunState::Running { started, message: None }, again, waits_for: None };
     }
+    // Not started, or not gone on: behind its init containers, or in another attempt.
     let waits_for = facts.waits_for();
     let message = waits_for.as_ref().map(|what| message::clipped(format!("waiting: {what}")));
     let (expired, again) = facts.start_timeout(again);
-    match expired {
-        Some(exit) => Folded { state: RunState::Ended(exit), again: None, waits_for },
-        None => Folded { state: RunState::Waiting { message }, again, waits_for },
-    }
+    let state = match (expired, started) {
+        (Some(exit), _) => return Folded { state: RunState::Ended(exit), again: None, waits_for },
+        (None, Some(started)) => RunState::Running { started, message },
+        (None, None) => RunState::Waiting { message },
+    };
+    Folded { state, again, waits_for }
 }
 
 impl<'a> Facts<'a> {
@@ -102,7 +116,9 @@ impl<'a> Facts<'a> {
     }
 
     fn waits_for(&self) -> Option<String> {
-        message::waits_for(self.job, self.newest(), self.creation_failure, self.warning)
+        // A warning is of the time before the first container.
+        let warning = self.warning.filter(|_| self.newest().is_none_or(|pod| !pod.has_run()));
+        message::waits_for(self.job, self.newest(), self.creation_failure, warning)
     }
 
     /// Whether the Job will try again, or has not said yet that it will not.
@@ -194,14 +210,15 @@ impl<'a> Facts<'a> {
     /// The newest pod has not ended.
     fn alive(&self, pod: &PodFacts) -> Verdict {
         let Some(asked) = pod.deleted_seen else { return Verdict::Later(None) };
-        let given_up = asked + self.rules.lost_after;
+        let patience = self.rules.patience(pod);
+        let given_up = asked + patience;
         if self.now < given_up || self.job.is_some_and(|job| job.suspended) {
             return Verdict::Later(Some(given_up));
         }
         if self.goes_on() {
             return Verdict::Later(None);
         }
-        let sentence = message::node_lost(pod, self.rules.lost_after);
+        let sentence = message::node_lost(pod, patience);
         Verdict::End(match self.job {
             Some(job) if is_deadline(job) => self.stopped(EndReason::DeadlineExceeded, None, None),
             Some(job) if job.deleted.is_some() => {
@@ -229,14 +246,14 @@ impl<'a> Facts<'a> {
         self.job.is_some_and(|job| job.deleted.is_some() || job.failure.is_some() || job.complete)
     }
 
-    /// The end of a run that has not started in time, and otherwise when to look again.
+    /// The end of a run that has not started in time, or not gone on, and otherwise when to look again.
     fn start_timeout(&self, again: Option<Timestamp>) -> (Option<ExitState>, Option<Timestamp>) {
         let newest = self.newest();
         let stays = self.is_settled()
             || self.job.is_some_and(|job| job.suspended)
             || newest.is_some_and(|pod| pod.deleted.is_some() || pod.has_ended());
         let since = match (newest, self.job) {
-            (Some(pod), _) if self.pods.len() > 1 => Some(pod.created),
+            (Some(pod), _) if self.pods.len() > 1 || pod.has_run() => Some(pod.idle_since()),
             (_, Some(job)) => Some(job.resumed.map_or(job.created, |resumed| resumed.max(job.created))),
             (Some(pod), None) => Some(pod.created),
             (None, None) => None,
@@ -282,13 +299,10 @@ impl<'a> Facts<'a> {
     }
 
     fn stopped(&self, reason: EndReason, container: Option<&str>, finished: Option<Timestamp>) -> ExitState {
-        let waited_for = if self.started().is_none() {
-            Some(self.waits_for().or_else(|| self.waited_for.map(ToOwned::to_owned)))
-        } else {
-            None
-        };
+        let waited_for = self.waits_for().or_else(|| self.waited_for.map(ToOwned::to_owned));
         let deadline = self.job.and_then(|job| job.deadline_seconds);
-        self.exit(reason, container, message::stopped(reason, deadline, waited_for), finished)
+        let sentence = message::stopped(reason, deadline, self.started().is_some(), waited_for);
+        self.exit(reason, container, sentence, finished)
     }
 
     fn failed(&self, container: &ContainerFacts, ended: &Ended, finished: Option<Timestamp>) -> ExitState {

@@ -84,19 +84,24 @@ pub(super) fn not_started(timeout: Duration, why: Option<String>) -> String {
     }
 }
 
-/// `waited_for`: present if it never started, with what it waited for where that is known.
-pub(super) fn stopped(reason: EndReason, deadline: Option<u32>, waited_for: Option<Option<String>>) -> String {
+/// `waited_for`: what it waited for when it was stopped, where that is known.
+pub(super) fn stopped(
+    reason: EndReason,
+    deadline: Option<u32>,
+    has_started: bool,
+    waited_for: Option<String>,
+) -> String {
     let mut text = match (reason, deadline) {
         (EndReason::DeadlineExceeded, Some(seconds)) => format!("stopped at its deadline of {seconds} s"),
         (EndReason::DeadlineExceeded, None) => "stopped at its deadline".to_owned(),
         _ => "cancelled".to_owned(),
     };
-    if let Some(why) = waited_for {
+    if !has_started {
         text.push_str(" before it started");
-        if let Some(why) = why {
-            text.push_str(": ");
-            text.push_str(&why);
-        }
+    }
+    if let Some(why) = waited_for {
+        text.push_str(if has_started { " while it waited: " } else { ": " });
+        text.push_str(&why);
     }
     text
 }

@@ -61,6 +61,10 @@ const TICK: Duration = Duration::from_millis(500);
 /// The pause before pods are deleted again.
 const HEAL_AGAIN: Duration = Duration::from_secs(10);
 
+/// An API server that has just started forbids everything until it has read its roles, quotas and webhooks. So long after a failed watch
+/// no refusal is taken for its last word.
+const STARTING: Duration = Duration::from_secs(30);
+
 /// How many logs are read, and how many more are followed, at once.
 const READERS: usize = 64;
 const FOLLOWERS: usize = 256;
@@ -77,8 +81,7 @@ pub(super) struct View {
     events: Health,
     /// The longest silence of a watch that lives.
     silence: Duration,
-    /// After which a pod that is being deleted is given up.
-    lost_after: Duration,
+    rules: Rules,
     first_lines: FirstLines,
     /// Logs that are read to their present end at once.
     pub(super) readers: Semaphore,
@@ -96,7 +99,8 @@ impl View {
         let seconds = |number: u32| Duration::from_secs(u64::from(number));
         let rules = Rules {
             start_timeout: Some(seconds(settings.start_timeout_seconds)).filter(|timeout| !timeout.is_zero()),
-            lost_after: seconds(settings.grace_seconds.saturating_add(settings.lost_after_seconds)),
+            grace: seconds(settings.grace_seconds),
+            lost_after: seconds(settings.lost_after_seconds),
         };
         let view = Arc::new(Self {
             names: cluster.names.clone(),
@@ -107,7 +111,7 @@ impl View {
             pods: Health::new(),
             events: Health::new(),
             silence: seconds(settings.watch_seconds.saturating_add(30)),
-            lost_after: rules.lost_after,
+            rules,
             first_lines: FirstLines::default(),
             readers: Semaphore::new(READERS),
             visitors: Semaphore::new(READERS),
@@ -182,6 +186,11 @@ impl View {
             }
         }
         Ok(())
+    }
+
+    /// Whether the API server was away a moment ago, or is.
+    pub(super) fn is_unsettled(&self) -> bool {
+        [&self.jobs, &self.pods].iter().any(|health| health.has_failed_within(STARTING))
     }
 
     fn tell(&self, change: Option<RunObservation>) {

@@ -2,9 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::View;
-use super::facts::{ContainerFacts, PodFacts};
+use super::facts::{ContainerFacts, PodFacts, Stage};
 use crate::core::{JobId, RunState, Timestamp};
 
 /// The logs of a run.
@@ -14,6 +15,8 @@ pub(in super::super) struct LogSources {
     pub(in super::super) pods: Vec<LogSource>,
     /// Whether the run has ended.
     pub(in super::super) over: bool,
+    /// Whether a pod of it has ended that is not there any more.
+    pub(in super::super) pods_lost: bool,
 }
 
 /// The logs of a pod.
@@ -80,7 +83,7 @@ impl View {
         let entry = entries.get(id)?;
         let over = matches!(entry.shown()?, RunState::Ended(_));
         let pods = entry.pods.iter().map(|pod| self.source(pod, now)).collect();
-        Some(LogSources { pods, over })
+        Some(LogSources { pods, over, pods_lost: over && entry.has_lost_pods() })
     }
 
     fn source(&self, pod: &PodFacts, now: Timestamp) -> LogSource {
@@ -88,9 +91,37 @@ impl View {
             name: pod.name.to_string(),
             uid: pod.uid.to_string(),
             over: pod.has_ended(),
-            given_up: pod.deleted_seen.is_some_and(|seen| seen + self.lost_after <= now),
+            given_up: pod.deleted_seen.is_some_and(|seen| seen + self.rules.patience(pod) <= now),
             containers: pod.containers.iter().map(container).collect(),
         }
+    }
+
+    /// Containers that have run for so long, of whose beginning nothing is remembered and which `wanted` (uid of the pod, name) takes; at
+    /// most `most`.
+    pub(in super::super) fn unremembered(
+        &self,
+        after: Duration,
+        most: usize,
+        mut wanted: impl FnMut(&str, &str) -> bool,
+    ) -> Vec<(JobId, LogSource, LogContainer)> {
+        let now = Timestamp::now();
+        let entries = self.entries();
+        let seen = self.first_lines.seen();
+        let mut found = Vec::new();
+        for (id, pod) in entries.all_pods() {
+            let known = seen.get(&pod.uid);
+            for facts in &pod.containers {
+                let Stage::Running { started: Some(started) } = facts.stage else { continue };
+                if found.len() >= most {
+                    return found;
+                }
+                let is_known = known.is_some_and(|lines| lines.iter().any(|(name, _)| *name == facts.name));
+                if started + after <= now && !is_known && wanted(&pod.uid, &facts.name) {
+                    found.push((id, self.source(pod, now), container(facts)));
+                }
+            }
+        }
+        found
     }
 
     /// What is remembered of the beginning of a log.

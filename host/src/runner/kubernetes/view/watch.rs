@@ -74,11 +74,13 @@ struct Heart {
     listed: bool,
     heard: Instant,
     failing: Option<(Instant, String)>,
+    /// When it last failed.
+    failed: Option<Instant>,
 }
 
 impl Health {
     pub(super) fn new() -> Self {
-        Self { heart: Mutex::new(Heart { listed: false, heard: Instant::now(), failing: None }) }
+        Self { heart: Mutex::new(Heart { listed: false, heard: Instant::now(), failing: None, failed: None }) }
     }
 
     fn heart(&self) -> MutexGuard<'_, Heart> {
@@ -95,6 +97,12 @@ impl Health {
         let mut heart = self.heart();
         let since = heart.failing.as_ref().map_or_else(Instant::now, |(since, _)| *since);
         heart.failing = Some((since, why));
+        heart.failed = Some(Instant::now());
+    }
+
+    /// Whether this watch failed not longer ago than that.
+    pub(super) fn has_failed_within(&self, span: Duration) -> bool {
+        self.heart().failed.is_some_and(|failed| failed.elapsed() < span)
     }
 
     /// Why what this watch handed on cannot be relied on; `None` when it can.

@@ -316,6 +316,73 @@ fn what_never_starts_is_given_up() {
     assert!(matches!(judged(Some(&job()), &[pod(&running(2))], 50, 99_999).state, RunState::Running { .. }));
 }
 
+#[test]
+fn what_does_not_go_on_is_told_and_given_up() {
+    let timeout = i64::try_from(START_TIMEOUT).unwrap();
+    let two = json!({ "initContainers": [{ "name": "first", "image": "i" }] });
+    let ended = json!({ "name": "first", "state": { "terminated": { "exitCode": 0, "startedAt": at(2).to_string(), "finishedAt": at(2000).to_string() } } });
+    let behind_init = |reason: &str| {
+        let state = json!({ "waiting": { "reason": reason, "message": "no such image" } });
+        pod_json(
+            &json!({ "spec": two, "status": { "phase": "Pending", "initContainerStatuses": [ended], "containerStatuses": [main_status(&state)] } }),
+        )
+    };
+    let message = |pods: &[Value], now: i64| match judged(Some(&job()), pods, 50, now).state {
+        RunState::Running { started, message } => {
+            assert_eq!(started, at(2));
+            message
+        }
+        state => panic!("{state:?}"),
+    };
+    assert_eq!(message(&[behind_init("PodInitializing")], 2001), None);
+    let cannot_pull = "image 'lab/tool:1' of container 'main' cannot be pulled: no such image";
+    let pods = [behind_init("ImagePullBackOff")];
+    // The time of the init container does not count.
+    assert_eq!(message(&pods, 2000 + timeout - 1), Some(format!("waiting: {cannot_pull}")));
+    let RunState::Ended(exit) = judged(Some(&job()), &pods, 50, 2000 + timeout).state else { panic!() };
+    assert_eq!((exit.reason, exit.started), (EndReason::StartError, Some(at(2))));
+    assert_eq!(exit.message, format!("not started within 600 s: {cannot_pull}"));
+    let deadline = job_json(&json!({ "spec": { "activeDeadlineSeconds": 60 },
+        "status": { "conditions": [condition("FailureTarget", "DeadlineExceeded", "m", 62)] } }));
+    let mut stopped = behind_init("ImagePullBackOff");
+    merge(
+        &mut stopped,
+        &json!({ "metadata": { "deletionTimestamp": at(63).to_string() }, "status": { "phase": "Failed" } }),
+    );
+    assert_eq!(
+        end(&deadline, &[stopped]).message,
+        format!("stopped at its deadline of 60 s while it waited: {cannot_pull}")
+    );
+
+    // Another attempt waits.
+    let retried = job_json(&json!({ "spec": { "backoffLimit": 2 } }));
+    let first = pod(&terminated(5, "Error", 2, 9));
+    let mut second = waiting("ErrImagePull", "no such image");
+    merge(&mut second, &json!({ "metadata": { "uid": "p2", "creationTimestamp": at(20).to_string() } }));
+    let pods = [first, second];
+    let RunState::Running { message, .. } = judged(Some(&retried), &pods, 50, 20 + timeout - 1).state else { panic!() };
+    assert_eq!(message, Some(format!("waiting: {cannot_pull}")));
+    let RunState::Ended(exit) = judged(Some(&retried), &pods, 50, 20 + timeout).state else { panic!() };
+    assert_eq!(exit.reason, EndReason::StartError);
+}
+
+#[test]
+fn who_gives_a_pod_more_time_is_waited_for() {
+    let lost = |grace: u64| {
+        let over = at(40 + i64::try_from(grace).unwrap()).to_string();
+        pod_json(
+            &json!({ "metadata": { "deletionTimestamp": over, "deletionGracePeriodSeconds": grace }, "status": running(2) }),
+        )
+    };
+    let deleted = job_json(&json!({ "metadata": { "deletionTimestamp": at(40).to_string() } }));
+    let until = |grace: u64| judged(Some(&deleted), &[lost(grace)], 50, 50).again;
+    assert_eq!((until(1), until(10), until(600)), (Some(at(120)), Some(at(120)), Some(at(710))));
+    // The kubelet takes the grace off when it is done; a pod that still runs keeps what it was given.
+    let mut now = read_pod(&lost(0), at(60));
+    now.remember(&read_pod(&lost(600), at(50)));
+    assert_eq!(rules().patience(&now), Duration::from_secs(660));
+}
+
 fn condition_of() -> impl Strategy<Value = Option<Condition>> {
     let reason = prop_oneof![Just("DeadlineExceeded"), Just("Evicted"), Just("Failed"), Just("")];
     proptest::option::of((reason, proptest::option::of(0..20_i64)).prop_map(|(reason, when)| Condition {
@@ -377,6 +444,7 @@ fn pod_of() -> impl Strategy<Value = PodFacts> {
             unschedulable,
             disruption,
             deleted: times.0,
+            grace: Duration::ZERO,
             containers: containers.into(),
             deleted_seen: times.1,
             ended_seen: times.2,
@@ -430,7 +498,8 @@ proptest! {
             prop_assert!(!exit.message.is_empty());
             prop_assert!(exit.is_success() == (exit.exit_code == Some(0) && exit.reason == EndReason::Completed));
             // Nothing that runs is called ended but by what was given up.
-            let newest_runs = facts.newest().is_some_and(|pod| !pod.has_ended() && pod.deleted_seen.is_none() && pod.containers.iter().any(ContainerFacts::has_run));
+            let newest_runs = facts.newest().is_some_and(|pod| !pod.has_ended() && pod.deleted_seen.is_none()
+                && pod.containers.iter().any(|container| container.role != Role::Sidecar && matches!(container.stage, Stage::Running { .. })));
             prop_assert!(!newest_runs, "{exit:?}");
         }
     }

@@ -1,8 +1,10 @@
 //! Logs of a fake API server: gaps, refusals, excuses.
 
 use super::api::{Fake, LogAnswer, LogScript};
+use super::watch::until;
 use super::*;
 use crate::core::LogEvent;
+use crate::runner::kubernetes::KubernetesRunner;
 use crate::runner::kubernetes::logs::logs;
 
 const FIRST: &str = "2026-01-01T00:00:02.5Z a line";
@@ -112,6 +114,43 @@ async fn a_log_that_begins_late_is_told() {
     let large: &'static str = "x".repeat(1024 * 1024 + 1).leak();
     let told = text(&read(&late(large), &long, false).await);
     assert!(told.starts_with("[main]<the log begins long after its container did") && told.ends_with(large));
+}
+
+/// Reads the log of a run that has ended, after its first line was remembered while it ran.
+async fn read_after(fake: &Fake, first: &'static str) -> String {
+    fake.put("jobs", job_json(&json!({})));
+    fake.put("pods", pod_json(&json!({ "status": running(2) })));
+    let runner = KubernetesRunner::start(fake.cluster(60));
+    let remembered = || runner.view.first_line("p1", "main").is_some();
+    until("the first line to be remembered", remembered).await;
+    fake.set_log("main", LogScript { reads: [LogAnswer::Whole("rest\n")].into(), first: first.to_owned() });
+    fake.put("pods", ended());
+    until("the end", || matches!(runner.view.state(job_id()), Some(RunState::Ended(_)))).await;
+    let events = logs(&runner.cluster, &runner.view, job_id(), false).await.unwrap();
+    text(&tokio::time::timeout(Duration::from_secs(60), events.collect::<Vec<_>>()).await.unwrap())
+}
+
+#[tokio::test]
+async fn what_was_rotated_away_is_told_although_nobody_followed() {
+    let before = script(&[LogAnswer::Whole("one\n")]);
+    assert_eq!(read_after(&before, FIRST).await, "[main]rest\n");
+    let told = read_after(&script(&[LogAnswer::Whole("one\n")]), "2026-01-01T00:00:05Z a line").await;
+    assert_eq!(told, "[main]<the kubelet has rotated away what was written before 2026-01-01T00:00:05Z>rest\n");
+    // Nothing was written behind the rotation.
+    let emptied = script(&[LogAnswer::Whole("one\n")]);
+    assert!(read_after(&emptied, "").await.starts_with("[main]<the kubelet has rotated away all that was written>"));
+}
+
+#[tokio::test]
+async fn pods_that_are_gone_are_told() {
+    let fake = Fake::default();
+    let complete =
+        json!({ "status": { "active": 0, "succeeded": 1, "conditions": [condition("Complete", "", "", 9)] } });
+    fake.put("jobs", job_json(&complete));
+    let runner = KubernetesRunner::start(fake.cluster(60));
+    until("the end", || matches!(runner.view.state(job_id()), Some(RunState::Ended(_)))).await;
+    let events: Vec<_> = logs(&runner.cluster, &runner.view, job_id(), false).await.unwrap().collect().await;
+    assert_eq!(text(&events), "<a pod of the run is gone, and with it its log>");
 }
 
 #[tokio::test]

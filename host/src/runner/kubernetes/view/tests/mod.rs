@@ -14,14 +14,16 @@ use super::*;
 
 /// Seconds after which a run that has not started is given up, in these tests.
 const START_TIMEOUT: u64 = 600;
-const LOST_AFTER: u64 = 70;
+const GRACE: u64 = 10;
+const LOST_AFTER: u64 = 60;
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_millis(1_767_225_600_000 + seconds * 1000)
 }
 
 fn rules() -> Rules {
-    Rules { start_timeout: Some(Duration::from_secs(START_TIMEOUT)), lost_after: Duration::from_secs(LOST_AFTER) }
+    let seconds = Duration::from_secs;
+    Rules { start_timeout: Some(seconds(START_TIMEOUT)), grace: seconds(GRACE), lost_after: seconds(LOST_AFTER) }
 }
 
 fn job_id() -> JobId {

@@ -2,6 +2,9 @@
 
 use super::api::Fake;
 use super::*;
+use crate::runner::kubernetes::KubernetesRunner;
+use crate::runner::kubernetes::launch_tests::plan;
+use crate::runner::{Runner as _, contract};
 
 /// A view of a fake cluster, once it is whole.
 struct Subject {
@@ -16,7 +19,7 @@ impl Drop for Subject {
     }
 }
 
-async fn until(what: &str, condition: impl Fn() -> bool) {
+pub(super) async fn until(what: &str, condition: impl Fn() -> bool) {
     let waited = tokio::time::timeout(Duration::from_secs(60), async {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -163,6 +166,7 @@ async fn an_api_server_that_is_gone_makes_the_view_stale() {
         matches!(&error, RunnerError::Unavailable { source, .. } if source.to_string().contains("made up")),
         "{error:?}"
     );
+    assert!(subject.view.is_unsettled());
     // What was known is still known, but not told as the whole truth.
     assert!(subject.is("running"));
     let mut observations = subject.view.observations();
@@ -172,6 +176,28 @@ async fn an_api_server_that_is_gone_makes_the_view_stale() {
     subject.fake.put("pods", ended());
     subject.shows("ended").await;
     assert!(matches!(observations.next().await, Some(Observation::List(_) | Observation::Change(_))));
+}
+
+#[tokio::test]
+async fn an_api_server_that_has_just_come_back_does_not_refuse_for_ever() {
+    let fake = Fake::default();
+    let runner = KubernetesRunner::start(fake.cluster(60));
+    let whole = async || {
+        until("a fresh view", || runner.view.ready().is_ok()).await;
+        until("watches", || ["jobs", "pods", "events"].iter().all(|kind| fake.watches(kind) == 1)).await;
+    };
+    let forbidden = async || {
+        fake.fail(&[403]);
+        runner.launch(&contract::launch(plan(&["true"]))).await.unwrap_err()
+    };
+    whole().await;
+    let refused = forbidden().await;
+    assert!(matches!(refused, RunnerError::Refused(_)), "{refused}");
+    fake.cut(false);
+    until("the failure to be noticed", || runner.view.is_unsettled()).await;
+    whole().await;
+    let refused = forbidden().await;
+    assert!(matches!(refused, RunnerError::Unavailable { .. }), "{refused}");
 }
 
 #[tokio::test]
