@@ -218,7 +218,8 @@ async fn ends_that_a_cluster_makes() {
         pods.delete(&pod, &DeleteParams::default().grace_period(0)).await.unwrap();
         let exit = runner.end(id).await;
         assert_eq!(exit.reason, EndReason::Lost, "{exit:?}");
-        assert_eq!(runner.events(id, false).await, []);
+        let told = runner.events(id, false).await;
+        assert!(matches!(&told[..], [LogEvent::Missing { reason }] if reason.contains("is gone")), "{told:?}");
         runner.gone(id).await;
     })
     .await;
@@ -227,7 +228,7 @@ async fn ends_that_a_cluster_makes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_was_rotated_says_so() {
     on_a_cluster("rotated", |runner| async move {
-        // 14 MB in twelve seconds and more after; the kubelet looks every ten seconds and keeps 10 MiB.
+        // 14 MB in twelve seconds and one line after, or none; the kubelet looks every ten seconds and keeps 10 MiB.
         let line = "x".repeat(999);
         let script = format!("echo first; i=0; while [ $i -lt 14000 ]; do echo {line}; i=$((i+1)); done; sleep 25; echo last");
         let id = runner.begin(plan(&[&script])).await;
@@ -251,6 +252,14 @@ async fn a_log_that_was_rotated_says_so() {
         assert!(matches!(&read[..2], [LogEvent::Container { .. }, LogEvent::Missing { reason }] if reason.contains("rotated")), "{:?}", &read[..2]);
         let kept = text(&read);
         assert!(kept.ends_with("last\n") && kept.len() < whole.len());
+        runner.gone(id).await;
+
+        // Nobody follows, and nothing comes behind the rotation.
+        let silent = script.strip_suffix("; echo last").unwrap();
+        let id = runner.begin(plan(&[silent])).await;
+        assert!(runner.end(id).await.is_success());
+        let read = runner.events(id, false).await;
+        assert!(matches!(&read[..2], [LogEvent::Container { .. }, LogEvent::Missing { reason }] if reason.contains("rotated")), "{:?}", &read[..2]);
         runner.gone(id).await;
     })
     .await;
