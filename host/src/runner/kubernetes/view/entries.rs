@@ -28,6 +28,8 @@ pub(super) struct Entry {
     pub(super) pods: Vec<PodFacts>,
     /// How many more there were.
     pods_gone: usize,
+    /// Whether one of these had run.
+    logs_gone: bool,
     creation_failure: Option<Box<str>>,
     warning: Option<Box<str>>,
     /// What it was last seen to wait for.
@@ -50,11 +52,11 @@ impl Entry {
         self.shown.as_ref()
     }
 
-    /// Whether pods have ended, by what their Job says or by what was seen, that are not there any more.
+    /// Whether pods that have run, by what was seen or by what their Job says, are not there any more.
     pub(super) fn has_lost_pods(&self) -> bool {
         let succeeded = matches!(&self.shown, Some(RunState::Ended(exit)) if exit.is_success());
-        let told = self.job.as_ref().map_or(0, |job| job.ended_pods);
-        self.pods_gone > 0 || told > self.pods.len() || (succeeded && self.pods.is_empty())
+        let told = self.job.as_ref().map_or(0, |job| job.ended_pods).max(usize::from(succeeded));
+        self.logs_gone || told > self.pods.len().saturating_add(self.pods_gone)
     }
 
     /// Pods that run although their Job is being deleted: the garbage collector waits until it is gone, and that waits for us.
@@ -93,6 +95,7 @@ impl Entries {
                 // Another Job of the same name: another run.
                 entry.shown = None;
                 entry.pods_gone = 0;
+                entry.logs_gone = false;
                 entry.creation_failure = None;
                 entry.warning = None;
                 entry.waited_for = None;
@@ -131,6 +134,7 @@ impl Entries {
     pub(super) fn pod_gone(&mut self, id: JobId, uid: &str, now: Timestamp) -> Option<RunObservation> {
         let entry = self.runs.get_mut(&id)?;
         let before = entry.pods.len();
+        entry.logs_gone |= entry.pods.iter().any(|pod| &*pod.uid == uid && pod.has_run());
         entry.pods.retain(|pod| &*pod.uid != uid);
         entry.pods_gone = entry.pods_gone.saturating_add(before - entry.pods.len());
         self.refresh(id, now)
