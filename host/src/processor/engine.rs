@@ -52,7 +52,7 @@ pub(super) struct Inner {
     /// One compilation at a time: each uses all processors already.
     pub(super) compiling: Semaphore,
     verify: VerifyToken,
-    places: Arc<Semaphore>,
+    pub(super) places: Arc<Semaphore>,
     slow_places: Arc<Semaphore>,
     ticker: Ticker,
     cache: Option<Cache>,
@@ -80,6 +80,8 @@ pub(super) struct Call {
     /// Its configuration.
     pub(super) config: Arc<str>,
     pub(super) deadline: Duration,
+    /// The process's share of the places, see [`ProcessorHost::share`].
+    pub(super) share: Arc<Semaphore>,
 }
 
 impl ProcessorHost {
@@ -130,6 +132,11 @@ impl ProcessorHost {
         self.0.cache.as_ref().map_or((0, 0), |cache| (cache.cache_hits(), cache.cache_misses()))
     }
 
+    /// What one process may have of the places: half, so that one whose calls all take their whole time leaves room for the others.
+    pub(super) fn share(&self) -> Arc<Semaphore> {
+        Arc::new(Semaphore::new((self.0.settings.concurrent_calls as usize / 2).max(1)))
+    }
+
     /// Runs one call in a fresh instance.
     pub(super) async fn call<T, F, Fut>(&self, call: Call, run: F) -> Result<T, ProcessorError>
     where
@@ -139,6 +146,8 @@ impl ProcessorHost {
     {
         let inner = &self.0;
         let queue = inner.settings.queue();
+        // First the share: who waits for that holds nothing that another process could use.
+        let share = free_place(&call.share, queue).await?;
         let place = free_place(&inner.places, queue).await?;
         let ticking = inner.ticker.tick();
         let guest = Guest::new(call.process, call.config, Arc::clone(&inner.verify), inner.settings.memory_bytes());
@@ -149,7 +158,7 @@ impl ProcessorHost {
             Poll::Ready(answer) => answer,
             Poll::Pending => {
                 let slow = free_place(&inner.slow_places, queue).await?;
-                match go_on_elsewhere(running, call.deadline, (place, slow, ticking)).await? {
+                match go_on_elsewhere(running, call.deadline, (share, place, slow, ticking)).await? {
                     Some(answer) => answer,
                     None => return Err(ProcessorError::DeadlineExceeded { call: call.name, deadline: call.deadline }),
                 }
@@ -213,7 +222,7 @@ async fn free_place(places: &Arc<Semaphore>, patience: Duration) -> Result<Owned
 async fn go_on_elsewhere<T: Send + 'static>(
     running: Pin<Box<impl Future<Output = T> + Send + 'static>>,
     deadline: Duration,
-    held: (OwnedSemaphorePermit, OwnedSemaphorePermit, Ticking),
+    held: (OwnedSemaphorePermit, OwnedSemaphorePermit, OwnedSemaphorePermit, Ticking),
 ) -> Result<Option<T>, ProcessorError> {
     let runtime = tokio::runtime::Handle::current();
     let rest = tokio::task::spawn_blocking(move || {

@@ -187,6 +187,19 @@ pub enum Refusal {
     Host(#[source] ProcessorError),
 }
 
+impl Refusal {
+    /// Whether it comes of the state of this machine: the same bytes may be accepted a moment later.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Unreadable { .. } | Self::Host(_) => true,
+            Self::Describe(error) => {
+                matches!(error, ProcessorError::DeadlineExceeded { .. } | ProcessorError::Overloaded { .. })
+            }
+            _ => false,
+        }
+    }
+}
+
 fn join(violations: &[Violation]) -> String {
     let texts = violations.iter().map(|violation| match violation.pointer.as_str() {
         "" => violation.message.clone(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
+use tokio::sync::Semaphore;
 
 use super::convert::{self, Breach};
 use super::engine::{Call, ProcessorHost};
@@ -103,6 +104,7 @@ pub struct Process {
     processor: Arc<Processor>,
     name: Arc<str>,
     config: Arc<str>,
+    share: Arc<Semaphore>,
 }
 
 impl std::fmt::Debug for Process {
@@ -129,10 +131,11 @@ impl Process {
             Err(error) => return Err(Refusal::Entry { reason: error.to_string() }),
         };
         let loading: Arc<str> = entry.id.as_ref().map_or("(describe)", |id| id.as_str()).into();
-        let text = match describe(host, processor, &loading, &config).await {
+        let share = host.share();
+        let text = match describe(host, processor, &loading, &config, &share).await {
             // A machine that starts may be that busy: once more, before a good processor is refused.
             Err(ProcessorError::DeadlineExceeded { .. } | ProcessorError::Overloaded { .. }) => {
-                describe(host, processor, &loading, &config).await
+                describe(host, processor, &loading, &config, &share).await
             }
             answer => answer,
         };
@@ -161,6 +164,7 @@ impl Process {
             host: host.clone(),
             processor: Arc::clone(processor),
             config,
+            share,
         })
     }
 
@@ -194,6 +198,7 @@ impl Process {
             process: Arc::clone(&self.name),
             config: Arc::clone(&self.config),
             deadline: self.host.settings().deadline(),
+            share: Arc::clone(&self.share),
         }
     }
 }
@@ -203,10 +208,12 @@ async fn describe(
     processor: &Processor,
     name: &Arc<str>,
     config: &Arc<str>,
+    share: &Arc<Semaphore>,
 ) -> Result<Result<String, String>, ProcessorError> {
     let Track::V1(track) = processor.track.clone();
     let deadline: Duration = host.settings().load_deadline();
-    let call = Call { name: "describe", process: Arc::clone(name), config: Arc::clone(config), deadline };
+    let (process, config, share) = (Arc::clone(name), Arc::clone(config), Arc::clone(share));
+    let call = Call { name: "describe", process, config, deadline, share };
     host.call(call, |store| track.describe(store)).await
 }
 

@@ -77,6 +77,8 @@ struct Outcome {
     /// The good version: this item's, or an earlier one that stays in force.
     process: Option<Arc<Process>>,
     refusal: Option<String>,
+    /// The refusal says nothing about the item: another attempt may end otherwise.
+    passing: bool,
     /// A shared processor that does not describe itself alone: no process, and nothing wrong.
     silent: bool,
 }
@@ -178,7 +180,11 @@ impl Registry {
             Work { host: &self.host, current: &current, fetched, next: Snapshot::default(), bytes: HashMap::new() };
         let mut outcomes = Vec::with_capacity(desired.items.len());
         for item in &desired.items {
-            outcomes.push(work.outcome(item).await);
+            let outcome = work.outcome(item).await;
+            if outcome.passing {
+                desired.again.ask();
+            }
+            outcomes.push(outcome);
         }
         let Work { mut next, mut bytes, .. } = work;
         next.settle_ids(&current, outcomes, desired.trouble.as_deref());
@@ -261,7 +267,9 @@ impl Work<'_> {
             Err(refusal) => Err(refusal),
         };
         match made {
-            Ok(process) => Outcome { item: item.clone(), process: Some(process), refusal: None, silent: false },
+            Ok(process) => {
+                Outcome { item: item.clone(), process: Some(process), refusal: None, passing: false, silent: false }
+            }
             Err(refusal) => {
                 let silent = item.shared && earlier.is_none() && matches!(refusal, Refusal::Configuration { .. });
                 if let Some(process) = &earlier
@@ -269,7 +277,9 @@ impl Work<'_> {
                 {
                     self.next.processors.insert(process.digest, Arc::clone(processor));
                 }
-                Outcome { item: item.clone(), process: earlier, refusal: Some(refusal.to_string()), silent }
+                // What the look at the folder found is found again by the next look.
+                let passing = refusal.may_pass() && !matches!(item.component, Wanted::Nowhere(_));
+                Outcome { item: item.clone(), process: earlier, refusal: Some(refusal.to_string()), passing, silent }
             }
         }
     }
@@ -341,7 +351,7 @@ impl Work<'_> {
 impl Outcome {
     /// Whether the same item would end the same way. What the store did not have may be there by now.
     fn lasts(&self) -> bool {
-        self.refusal.is_none() || !matches!(self.item.component, Wanted::Digest(_))
+        self.refusal.is_none() || !(self.passing || matches!(self.item.component, Wanted::Digest(_)))
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::*;
-use crate::processor::tests::{entry, guest, guest_path, host};
-use crate::processor::{ProcessEntry, Sources};
+use crate::processor::tests::{entry, guest, guest_path, host, host_with};
+use crate::processor::{ProcessEntry, Settings, Sources};
 
 struct Bench {
     folder: tempfile::TempDir,
@@ -154,6 +154,28 @@ async fn when_the_first_leaves_the_second_has_the_id() {
     let second = bench.registry.get("hello-world").unwrap();
     assert_eq!(second.digest, Digest::of(&guest("misbehaving")));
     assert!(bench.kept.contains(&second.digest), "its bytes were kept before it was offered");
+}
+
+/// A machine that was too busy at the start is not too busy for ever.
+#[tokio::test]
+async fn what_was_refused_for_a_passing_reason_is_tried_again() {
+    let mut bench = Bench::new(vec![]);
+    let host =
+        host_with(&Settings { load_deadline_ms: 20_000, concurrent_calls: 1, queue_ms: 1, ..Settings::default() });
+    bench.registry = Registry::new(host.clone());
+    let busy = Arc::clone(&host.0.places).acquire_owned().await.unwrap();
+    bench.copy("hello-world", "hello.wasm");
+    bench.until("it is refused", |registry| reasons(registry, "hello.wasm").contains("too many")).await;
+    drop(busy);
+    bench.until("it is offered", |registry| ids(registry) == ["hello-world"]).await;
+    assert!(reasons(&bench.registry, "hello.wasm").is_empty());
+
+    // What will not pass is not tried again.
+    bench.copy("misbehaving", "wrong.wasm");
+    std::fs::write(bench.path("wrong.yaml"), "config: {fault: trap, when: describe}\n").unwrap();
+    bench.until("it is refused", |registry| !reasons(registry, "wrong.wasm").is_empty()).await;
+    let quiet = tokio::time::timeout(Duration::from_millis(200), bench.sources.changed()).await;
+    assert!(quiet.is_err(), "nothing has changed");
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ pub struct Settings {
     pub output_kib: u32,
     /// MiB that a processor's file may have; 1 to 1024.
     pub component_mib: u32,
-    /// Calls that run at once; 1 to 1024. Each keeps up to 2 MiB of memory between calls.
+    /// Calls that run at once, of one process half as many; 1 to 1024. Each keeps up to 2 MiB of memory between calls.
     pub concurrent_calls: u32,
     /// Milliseconds that a call waits for a free place before the request is turned away; at most 60000.
     pub queue_ms: u32,

@@ -4,11 +4,21 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::entry::ProcessEntry;
 use super::folder::{self, Scan, Stamp};
 use crate::core::Digest;
+
+/// How long a file must be gone, or empty, before that counts.
+const GONE: Duration = Duration::from_secs(2);
+/// Polls before what was refused for a passing reason is first tried again; twice as many each time.
+const FIRST_PAUSE: u32 = 4;
+/// The longest pause between such attempts: one may take as long as `describe` may.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// Where a process comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,6 +46,28 @@ pub struct Desired {
     pub(super) items: Vec<Item>,
     /// The folder itself cannot be read, or has more than is looked at.
     pub(super) trouble: Option<String>,
+    pub(super) again: Again,
+}
+
+/// The registry's word that some of what is wanted was refused for a reason that may pass by itself.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Again(Arc<AtomicBool>);
+
+impl Again {
+    pub(super) fn ask(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_asked(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What is wanted is the same, whatever became of it.
+impl PartialEq for Again {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 /// One process that is wanted.
@@ -93,19 +125,26 @@ pub struct Sources {
     poll: Duration,
     scan: Arc<Scan>,
     answered: Option<Desired>,
+    /// When the last answer is given again if the registry asks for that, and the pause after that.
+    again_at: Option<Instant>,
+    pause: Duration,
 }
 
 impl Sources {
     /// `configured`: entries of the configuration. `shipped`: folders whose `NAME.wasm` an entry can name by `NAME`. `folder`: the watched
-    /// one. `poll`: how often is looked; a file counts once it looks the same twice.
+    /// one. `poll`: how often is looked; a file counts once it looks the same twice, and as gone once it has been missing for 2 s.
     #[must_use]
     pub fn new(configured: Vec<ProcessEntry>, shipped: Vec<PathBuf>, folder: Option<PathBuf>, poll: Duration) -> Self {
         let configured = configured.into_iter().map(Arc::new).collect();
-        let wanted = Arc::new(folder::Places { configured, shipped, folder, quiet: poll });
-        Self { wanted, poll, scan: Arc::default(), answered: None }
+        let looks = GONE.as_micros().div_ceil(poll.as_micros().max(1));
+        let patience = u32::try_from(looks).unwrap_or(u32::MAX).max(4);
+        let wanted = Arc::new(folder::Places { configured, shipped, folder, quiet: poll, patience });
+        let pause = poll.saturating_mul(FIRST_PAUSE);
+        Self { wanted, poll, scan: Arc::default(), answered: None, again_at: None, pause }
     }
 
-    /// The first call answers at once with what is there; later ones when something has changed. Cancel-safe.
+    /// The first call answers at once with what is there; later ones when something has changed, or, after a growing pause, when something
+    /// of it was refused for a reason that may pass. Cancel-safe.
     pub async fn changed(&mut self) -> Desired {
         loop {
             if self.answered.is_some() {
@@ -119,10 +158,31 @@ impl Sources {
             };
             self.scan = Arc::new(scan);
             if self.answered.as_ref() != Some(&desired) {
-                self.answered = Some(desired.clone());
-                return desired;
+                self.again_at = None;
+                self.pause = self.poll.saturating_mul(FIRST_PAUSE);
+                return self.answered.insert(desired).clone();
+            }
+            if self.is_due()
+                && let Some(answered) = &mut self.answered
+            {
+                answered.again = Again::default();
+                return answered.clone();
             }
         }
+    }
+
+    /// Whether the last answer is to be given again now. The pause counts from when it was seen that it is to be.
+    fn is_due(&mut self) -> bool {
+        if !self.answered.as_ref().is_some_and(|answered| answered.again.is_asked()) {
+            return false;
+        }
+        let now = Instant::now();
+        if *self.again_at.get_or_insert(now + self.pause) > now {
+            return false;
+        }
+        self.again_at = None;
+        self.pause = self.pause.saturating_mul(2).min(LONGEST_PAUSE);
+        true
     }
 }
 

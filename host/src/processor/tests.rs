@@ -2,6 +2,7 @@
 
 #![allow(clippy::needless_pass_by_value, reason = "`json!` in a call reads better than a reference to it")]
 
+use std::future::Future as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -28,7 +29,7 @@ fn cache() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-compiled-code")
 }
 
-fn host_with(settings: &Settings) -> ProcessorHost {
+pub(super) fn host_with(settings: &Settings) -> ProcessorHost {
     ProcessorHost::new(settings, &cache(), Arc::new(|token| token == "right")).unwrap()
 }
 
@@ -191,6 +192,31 @@ async fn places_are_bounded_and_given_back() {
     }
     assert!(turned_away >= 6, "two places, {turned_away} of 8 turned away");
     endless.authorize(&request(json!({}))).await.unwrap();
+}
+
+/// However many of one process's calls loop, another process has a place.
+#[tokio::test]
+async fn one_process_does_not_take_all_places() {
+    let settings = Settings {
+        deadline_ms: 4000,
+        concurrent_calls: 2,
+        queue_ms: 10_000,
+        load_deadline_ms: 20_000,
+        ..Settings::default()
+    };
+    let host = host_with(&settings);
+    let (endless, other) =
+        (misbehaving(&host, "loop", "shape").await, load(&host, "hello-world", json!({})).await.unwrap());
+    let (asked, caller) = (request(json!({})), somebody());
+    let mut loops: Vec<_> = (0..3).map(|_| Box::pin(endless.shape(&asked, &caller))).collect();
+    for call in &mut loops {
+        // Up to where it gives this thread back, or waits for its place.
+        let first = std::future::poll_fn(|context| std::task::Poll::Ready(call.as_mut().poll(context))).await;
+        assert!(first.is_pending());
+    }
+    let answered = tokio::time::timeout(Duration::from_secs(2), other.authorize(&asked)).await;
+    answered.expect("a place, while the loops have theirs").unwrap();
+    // The first loop still runs when the host goes. It is stopped all the same, or this test would not end.
 }
 
 #[tokio::test]

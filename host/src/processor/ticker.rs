@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::thread::{self, JoinHandle};
+use std::thread::{self, Thread};
 use std::time::Duration;
 
 use wasmtime::Engine;
@@ -19,10 +19,10 @@ struct Shared {
     stop: AtomicBool,
 }
 
-/// The thread; joined when this is dropped.
+/// The thread. It ends when this is dropped and no call runs any more: a guest that loops while the server stops must be stopped too.
 pub(super) struct Ticker {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    thread: Thread,
 }
 
 /// While this is there, epochs pass.
@@ -39,7 +39,7 @@ impl Ticker {
         let shared = Arc::new(Shared::default());
         let seen = Arc::clone(&shared);
         let thread = thread::Builder::new().name("epochs".to_owned()).spawn(move || run(&engine, &seen))?;
-        Ok(Self { shared, thread: Some(thread) })
+        Ok(Self { shared, thread: thread.thread().clone() })
     }
 
     /// Lets epochs pass.
@@ -47,31 +47,21 @@ impl Ticker {
         // The order matters, here and in `run`: one of both sees what the other wrote, so that no call runs while the thread sleeps.
         self.shared.active.fetch_add(1, SeqCst);
         if self.shared.parked.swap(false, SeqCst) {
-            self.wake();
+            self.thread.unpark();
         }
         Ticking(Arc::clone(&self.shared))
-    }
-
-    fn wake(&self) {
-        if let Some(thread) = &self.thread {
-            thread.thread().unpark();
-        }
     }
 }
 
 impl Drop for Ticker {
     fn drop(&mut self) {
         self.shared.stop.store(true, SeqCst);
-        self.wake();
-        if let Some(thread) = self.thread.take() {
-            // It cannot have panicked; and if it had, there is nothing left to do.
-            let _ = thread.join();
-        }
+        self.thread.unpark();
     }
 }
 
 fn run(engine: &Engine, shared: &Shared) {
-    while !shared.stop.load(SeqCst) {
+    while !shared.stop.load(SeqCst) || shared.active.load(SeqCst) > 0 {
         if shared.active.load(SeqCst) == 0 {
             shared.parked.store(true, SeqCst);
             if shared.active.load(SeqCst) == 0 && !shared.stop.load(SeqCst) {

@@ -176,6 +176,7 @@ fn everything_wrong_is_told_at_once_by_its_place() {
             {"name": "C", "secret_name": "s"},
             {"name": "D", "value": 1, "secret_name": "s", "secret_key": "k"},
             {"name": "VESPIARY_X", "value": 1},
+            {"name": "PYGEOAPI_K8S_MANAGER_INPUTS_FILE", "value": "/x"},
         ],
         "storage": [
             {"name": "Data", "mount_path": "data", "empty_dir": {"size": 1}},
@@ -217,6 +218,7 @@ fn everything_wrong_is_told_at_once_by_its_place() {
         "'tolerations[0].value' must be text",
         "'tolerations[0].key' is required",
         "'env[6].name' is a variable that the server sets",
+        "'env[7].name' is a variable that the server sets",
         "'storage[1].mount_path' is the path of another",
         "'storage[1].empty_dir.medium' must be",
         "'deadline_seconds' must be at least 1",

@@ -102,17 +102,28 @@
 //! environment. Nothing is kept from one call to the next. `shape` must give the same plan for the same arguments.
 //!
 //! # What a container finds and prints
-//! The host sets `PYGEOAPI_JOB_ID`, `PYGEOAPI_PROCESS_ID` and, for a request with inputs, `PYGEOAPI_K8S_MANAGER_INPUTS` (a JSON object
-//! of the inputs without the credentials). A plan must not set them, nor any that begins with `VESPIARY_`. The result is read out of the log of the first container, or of
-//! the one that [`Plan::result_container`] names:
+//! | variable | value |
+//! |---|---|
+//! | `PYGEOAPI_JOB_ID`, `PYGEOAPI_PROCESS_ID` | ids of the job and its process |
+//! | `PYGEOAPI_K8S_MANAGER_INPUTS` | the inputs as one JSON object, without the credentials; absent when the request has none, and in init containers |
+//! | `PYGEOAPI_K8S_MANAGER_INPUTS_FILE` | a file with the inputs instead, when they are larger than 96 KiB |
+//! | `VESPIARY_RESULT_NONCE` | the job's nonce, with [`Plan::nonce`]; not in init containers |
+//!
+//! A plan must not set them, nor any that begins with `VESPIARY_` ([`is_reserved_variable`]). No text of the command, argument or variable
+//! may have 128 KiB or more: Linux starts no program with such a one, and the host refuses the plan. The result is read out of the log of the
+//! first container, or of the one that [`Plan::result_container`] names:
 //!
 //! * the first line that contains `PYGEOAPI_K8S_MANAGER_RESULT_MIMETYPE: text/csv` names the media type ([`Plan::default_media_type`] where
 //!   there is none);
 //! * what follows the line that contains `PYGEOAPI_K8S_MANAGER_RESULT_START` is the value, to the end of the log or to a line that
-//!   contains `PYGEOAPI_K8S_MANAGER_RESULT_END`;
-//! * a process with one output has the value as that output; one with several prints a JSON object by output id;
+//!   contains `PYGEOAPI_K8S_MANAGER_RESULT_END`. Text before the end marker on its own line is left out: print a line end first;
+//! * a process with one output has the value as that output; one with several prints a JSON object by output id; one without has it as
+//!   the output `result`. Without a start marker there is no result, which is no failure;
 //! * with [`Plan::nonce`] a marker counts only on a line that also contains the text of the variable `VESPIARY_RESULT_NONCE`. Use it where
 //!   a container prints text of the caller; [`holds_marker`] tells whether a text could pass for a marker without it.
+//!
+//! A line `VESPIARY_PROGRESS: 42 half way there` sets progress and message of the running job. Exit code 0 is success. Standard output and
+//! error both go to the log, as they are: a container must not print its secrets.
 //!
 //! # Tests
 //! The crate compiles natively, so that a processor's functions are called in plain unit tests: see [`testing`].

@@ -11,8 +11,10 @@ use crate::{
 /// Whether this is the name of a variable that the host sets in containers, or may set one day: a plan must not set it.
 #[must_use]
 pub fn is_reserved_variable(name: &str) -> bool {
-    ["PYGEOAPI_JOB_ID", "PYGEOAPI_PROCESS_ID", "PYGEOAPI_K8S_MANAGER_INPUTS"].contains(&name)
-        || name.starts_with("VESPIARY_")
+    matches!(
+        name,
+        "PYGEOAPI_JOB_ID" | "PYGEOAPI_PROCESS_ID" | "PYGEOAPI_K8S_MANAGER_INPUTS" | "PYGEOAPI_K8S_MANAGER_INPUTS_FILE"
+    ) || name.starts_with("VESPIARY_")
 }
 
 /// Whether a line with this text could be taken for a marker of a result or of progress. A processor whose container prints text of the caller
@@ -268,7 +270,8 @@ impl Container {
         self.env_value(name, EnvValue::ConfigMapKey(KeyReference::new(map, key)))
     }
 
-    /// Sets a variable to the request's inputs as a JSON object, for a container that expects them under a name of its own.
+    /// Sets a variable to the request's inputs as a JSON object, for a container that expects them under a name of its own. With inputs
+    /// over 96 KiB such a plan is refused.
     #[must_use]
     pub fn env_inputs(self, name: impl Into<String>) -> Self {
         self.env_value(name, EnvValue::Inputs)

@@ -1,6 +1,7 @@
 //! The structural truth of a plan, whatever the policy and the runner: what is wrong here is the processor's fault.
 
 mod names;
+mod size;
 #[cfg(test)]
 mod tests;
 
@@ -16,7 +17,8 @@ use super::{JobPlan, Violation, media_type, pointer::join};
 const MOST: usize = 100;
 
 /// Variables that the host sets. All names that begin with `VESPIARY_` are the host's too.
-const RESERVED: [&str; 3] = ["PYGEOAPI_JOB_ID", "PYGEOAPI_PROCESS_ID", "PYGEOAPI_K8S_MANAGER_INPUTS"];
+const RESERVED: [&str; 4] =
+    ["PYGEOAPI_JOB_ID", "PYGEOAPI_PROCESS_ID", "PYGEOAPI_K8S_MANAGER_INPUTS", "PYGEOAPI_K8S_MANAGER_INPUTS_FILE"];
 
 /// Everything that makes a plan impossible to run anywhere, at most 100 violations. Pointers are into the plan's JSON form.
 #[must_use]
@@ -153,6 +155,7 @@ impl Check {
             self.rule(names::is_object(&reference.name), || join(&at, "name"), names::OBJECT);
             self.rule(names::is_key(&reference.key), || join(&at, "key"), "must be letters, digits, '-', '_' and '.'");
         }
+        self.out.extend(size::violations(container, at));
         self.resources(&container.resources.requests, &container.resources.limits, &join(at, "resources"));
         let mut paths = BTreeSet::new();
         for (index, mount) in container.mounts.iter().enumerate() {

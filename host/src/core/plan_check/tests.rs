@@ -60,6 +60,7 @@ fn each_rule_bites() {
         ("/containers/0/env/0/name", json!("A=B"), vec!["/containers/0/env/0/name"]),
         ("/containers/0/env/0/name", json!("PYGEOAPI_JOB_ID"), vec!["/containers/0/env/0/name"]),
         ("/containers/0/env/0/name", json!("VESPIARY_RESULT_NONCE"), vec!["/containers/0/env/0/name"]),
+        ("/containers/0/env/0/name", json!("PYGEOAPI_K8S_MANAGER_INPUTS_FILE"), vec!["/containers/0/env/0/name"]),
         ("/containers/0/env/0/value/literal", json!("a\0b"), vec!["/containers/0/env/0/value/literal"]),
         ("/containers/0/env/1/value/secretKey/name", json!("S"), vec!["/containers/0/env/1/value/secretKey/name"]),
         ("/containers/0/env/1/value/secretKey/key", json!("a/b"), vec!["/containers/0/env/1/value/secretKey/key"]),
@@ -88,6 +89,47 @@ fn each_rule_bites() {
         *document.pointer_mut(at).unwrap_or_else(|| panic!("{at}")) = value.clone();
         assert_eq!(pointers(document), told, "{at} = {value}");
     }
+}
+
+/// The limits are the system's own: the longest texts that pass can be executed, and one byte more cannot.
+#[test]
+fn a_text_that_no_program_can_be_started_with_is_refused() {
+    let starts = |plan: &JobPlan| {
+        let main = &plan.containers[0];
+        let mut command = std::process::Command::new("/bin/true");
+        command.env_clear().args(&main.args);
+        for variable in &main.env {
+            let EnvValue::Literal(text) = &variable.value else { continue };
+            command.env(&variable.name, text);
+        }
+        command.status().map_err(|error| error.kind())
+    };
+    let longest = 128 * 1024 - 1;
+    let plan_of = |argument: usize, variable: usize| {
+        plan(json!({"containers": [{"name": "main", "image": "i", "args": ["a", "x".repeat(argument)],
+            "env": [{"name": "NAME", "value": {"literal": "x".repeat(variable)}}]}]}))
+    };
+    let fits = plan_of(longest, longest - "NAME=".len());
+    assert_eq!(violations(&fits), []);
+    assert!(starts(&fits).unwrap().success());
+    for (long, pointer, words) in [
+        (plan_of(longest + 1, 1), "/containers/0/args/1", ["131072 bytes", "'main'"]),
+        (plan_of(1, longest - "NAME=".len() + 1), "/containers/0/env/0", ["131072 bytes", "'main'"]),
+    ] {
+        assert_eq!(starts(&long).unwrap_err(), std::io::ErrorKind::ArgumentListTooLong);
+        let [found] = violations(&long).try_into().unwrap();
+        assert_eq!(found.pointer, pointer);
+        assert!(words.iter().all(|word| found.message.contains(word)), "{}", found.message);
+    }
+    let many = |count: usize| {
+        plan(
+            json!({"containers": [{"name": "main", "image": "i", "command": vec!["x".repeat(100 * 1024 - 9); count]}]}),
+        )
+    };
+    assert_eq!(violations(&many(15)), []);
+    let [found] = violations(&many(16)).try_into().unwrap();
+    assert_eq!(found.pointer, "/containers/0");
+    assert!(found.message.contains("1638400 bytes") && found.message.contains("'main'"), "{}", found.message);
 }
 
 #[test]

@@ -20,6 +20,7 @@ pub(super) use self::secret::{Contents, secret};
 use super::names::{FINALIZER, INCOMPLETE, Names, QUEUE};
 use super::settings::{PodSecurity, Settings};
 use crate::core::JobPlan;
+use crate::core::plan::{EnvValue, VolumeSource};
 use crate::runner::{Launch, RunnerError, environment};
 
 /// The most that one object may hold, in bytes: what the cluster's database takes is a megabyte and a half, with what the cluster adds.
@@ -40,7 +41,7 @@ pub(super) struct Objects {
 /// The objects of a launch.
 pub(super) fn build(names: &Names, settings: &Settings, launch: &Launch) -> Result<Objects, RunnerError> {
     let plan = &*launch.plan;
-    check(settings, launch).map_err(RunnerError::Refused)?;
+    check(names, settings, launch).map_err(RunnerError::Refused)?;
     let name = names.job(launch.job_id);
     let own_labels = names.labels(launch.job_id, &launch.process_id);
     let labels = labels(launch, &own_labels);
@@ -113,8 +114,22 @@ fn without_hidden(plan: &JobPlan) -> JobPlan {
     plan
 }
 
+/// The names of all Secrets that the plan asks for.
+fn secrets(plan: &JobPlan) -> impl Iterator<Item = &str> {
+    let variables =
+        plan.all_containers().flat_map(|container| &container.env).filter_map(|variable| match &variable.value {
+            EnvValue::SecretKey(key) => Some(&key.name),
+            EnvValue::Literal(_) | EnvValue::ConfigMapKey(_) | EnvValue::Inputs => None,
+        });
+    let volumes = plan.volumes.iter().filter_map(|volume| match &volume.source {
+        VolumeSource::Secret { name, .. } => Some(name),
+        VolumeSource::Claim { .. } | VolumeSource::EmptyDir { .. } | VolumeSource::ConfigMap { .. } => None,
+    });
+    variables.chain(volumes).chain(&plan.image_pull_secrets).map(String::as_str)
+}
+
 /// What cannot be said, or must not be, in a Job.
-fn check(settings: &Settings, launch: &Launch) -> Result<(), String> {
+fn check(names: &Names, settings: &Settings, launch: &Launch) -> Result<(), String> {
     let plan = &*launch.plan;
     if plan.containers.is_empty() {
         return Err("the plan has no container".to_owned());
@@ -122,8 +137,13 @@ fn check(settings: &Settings, launch: &Launch) -> Result<(), String> {
     environment::check_inputs(launch)?;
     if launch.masked.as_ref().is_some_and(|masked| without_hidden(plan) != without_hidden(&masked.plan)) {
         return Err("a secret input stands in a part of the plan that everybody sees: only variables, commands, arguments, labels and \
-                    annotations may have it"
+                    annotations may have it; one of very few characters may stand there by chance"
             .to_owned());
+    }
+    if let Some(secret) = secrets(plan).find(|name| names.id_in(name).is_some()) {
+        return Err(format!(
+            "the secret '{secret}' is not for plans: by its name it holds the inputs of a job, for that job alone"
+        ));
     }
     if plan.labels.contains_key(QUEUE) {
         return Err(format!("the label '{QUEUE}' is set by the plan's queue"));

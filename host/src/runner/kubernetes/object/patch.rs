@@ -2,11 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use json_patch::PatchOperation;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::{Value, json};
 
+use super::OBJECT_LIMIT;
 use crate::core::JobPlan;
 use crate::runner::kubernetes::names::FINALIZER;
+
+/// The most operations of one patch.
+const OPERATIONS: usize = 200;
 
 /// Applies the patch.
 pub(super) fn apply(
@@ -15,9 +20,19 @@ pub(super) fn apply(
     plan: &JobPlan,
     own_labels: &BTreeMap<String, String>,
 ) -> Result<(), String> {
-    let refused = |error: &dyn std::fmt::Display| format!("the plan's patch of the pod cannot be applied: {error}");
+    let refused =
+        |error: &dyn std::fmt::Display| format!("the plan's patch of the pod (pod_patch) cannot be applied: {error}");
     let operations: json_patch::Patch = serde_json::from_value(patch.clone()).map_err(|error| refused(&error))?;
-    json_patch::patch(template, &operations).map_err(|error| refused(&error))?;
+    if operations.len() > OPERATIONS {
+        return Err(refused(&format_args!("it has {} operations, {OPERATIONS} are possible", operations.len())));
+    }
+    for operation in operations.iter() {
+        json_patch::patch(template, std::slice::from_ref(operation)).map_err(|error| refused(&error))?;
+        // What the other operations add is part of the plan, whose size is bounded; a copy may double the whole.
+        if matches!(operation, PatchOperation::Copy(_)) && template.to_string().len() > OBJECT_LIMIT {
+            return Err(refused(&format_args!("its copies make the pod larger than {OBJECT_LIMIT} bytes")));
+        }
+    }
     restore(template, own_labels).ok_or_else(|| refused(&"no pod template is left"))?;
     // Of the API server's own checks the cheapest one, before anything is written.
     let typed: PodTemplateSpec = serde_json::from_value(template.clone()).map_err(|error| refused(&error))?;

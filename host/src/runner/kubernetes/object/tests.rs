@@ -308,6 +308,20 @@ fn what_can_be_refused_is_refused_here() {
         let why = refusal(settings, &launch);
         assert!(why.contains(word), "{word}: {why}");
     }
+    // The Secret of a job is that job's alone, whoever lists its id.
+    let name = format!("pygeoapi-job-{ID}");
+    let reference = json!({ "secretKey": { "name": name, "key": "inputs.json" } });
+    let container = json!({ "name": "main", "image": "i:1", "env": [{ "name": "A", "value": reference }] });
+    for (member, value) in [
+        ("containers", json!([container.clone()])),
+        ("initContainers", json!([container])),
+        ("volumes", json!([{ "name": "v", "source": { "secret": { "name": name } } }])),
+        ("imagePullSecrets", json!(["pull", name])),
+    ] {
+        let why = refusal(&baseline, &plan(member, value));
+        assert!(why.contains(&name), "{member}: {why}");
+    }
+    built(&plan("imagePullSecrets", json!(["pygeoapi-job-pull"])));
     let large = Some(json!({ "a": "x".repeat(100_000) }));
     for (plan, word) in [
         (
@@ -377,7 +391,13 @@ fn a_patch_changes_what_it_may() {
     assert_eq!(*at(template, "/metadata/labels/vespiary.io~1job-id"), ID);
     assert_eq!(*at(template, "/metadata/labels/more"), "m");
 
+    let copies = |count: usize| {
+        (0..count).map(|n| json!({ "op": "copy", "from": "/metadata", "path": format!("/metadata/a{n}") })).collect()
+    };
     for patch in [
+        // Each doubles the document.
+        Value::Array(copies(40)),
+        Value::Array(vec![json!({ "op": "add", "path": "/spec/hostname", "value": "h" }); 201]),
         json!({}),
         json!([{ "op": "nonsense" }]),
         json!([{ "op": "test", "path": "/spec/restartPolicy", "value": "Always" }]),
