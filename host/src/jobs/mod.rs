@@ -198,7 +198,7 @@ pub struct DryRun {
     pub processor_digest: Digest,
     /// Who the processor takes the caller for.
     pub caller: String,
-    /// The plan, with secrets masked.
+    /// The plan, with secrets masked; without the role `deploy` the values of its literal variables and of its patch as well.
     pub plan: JobPlan,
 }
 
