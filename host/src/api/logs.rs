@@ -8,7 +8,7 @@ use http::HeaderValue;
 use http::header::{ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_TYPE, HeaderMap};
 
 use super::ApiState;
-use super::access::Caller;
+use super::access::Asking;
 use super::problem::Problem;
 use super::query::{Path, Query};
 use super::{ranges, results};
@@ -17,7 +17,7 @@ use crate::jobs::ByteBody;
 /// Answers a job's log as plain text.
 pub(super) async fn log(
     State(state): State<ApiState>,
-    Caller(caller): Caller,
+    asking: Asking,
     Path(id): Path<String>,
     query: Query,
     headers: HeaderMap,
@@ -28,11 +28,11 @@ pub(super) async fn log(
     if follow && range.is_some() {
         return Err(Problem::query("follow", "cannot be combined with a Range header"));
     }
-    let mut found = state.jobs().log(&caller, &id, range, follow).await?;
+    let mut found = state.jobs().log(asking.asker(), &id, range, follow).await?;
     if range.is_some() && found.length.is_none() {
         // A log that still grows: without its length the range cannot be named, and a server may answer the whole instead.
         range = None;
-        found = state.jobs().log(&caller, &id, None, false).await?;
+        found = state.jobs().log(asking.asker(), &id, None, false).await?;
     }
     if follow {
         // A server that stops ends the stream as the job would: cleanly, at a chunk.

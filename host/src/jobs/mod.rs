@@ -4,6 +4,7 @@
 //! runner sees, [`finish`] captures log and result and writes the final record, [`repair`] does again what a crash left undone.
 //! Every step can be done twice.
 
+mod access;
 pub mod capture;
 mod deploy;
 mod dismiss;
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
+pub use self::access::Asker;
 pub use self::error::Error;
 pub use self::finish::Finished;
 use self::wait::Waiters;

@@ -174,6 +174,7 @@ impl Jobs {
             finished: None,
             updated: new.created,
             removed: None,
+            guarded: new.request.guarded,
         };
         let lossy = !new.relaunchable;
         // The same request again finds this very job by its key, and repair launches it.
