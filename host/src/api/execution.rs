@@ -113,7 +113,8 @@ async fn ended(state: &ApiState, job: &Job, base: &Base, headers: &HeaderMap, wi
     Ok(response)
 }
 
-/// Refuses bodies that do not say that they are JSON. One that says nothing is taken for it.
+/// Refuses bodies that do not say that they are JSON. One that says nothing is taken for it: many programs send it so, and browsers,
+/// which let any page do that, are told apart by their `Origin` ([`super::origin`]).
 fn check_type(headers: &HeaderMap) -> Result<(), Problem> {
     if let Some(sent) = headers.get(CONTENT_TYPE) {
         let essence = sent.to_str().ok().and_then(|text| text.split(';').next()).map(str::trim);

@@ -18,6 +18,7 @@ mod links;
 mod logs;
 mod multipart;
 mod negotiate;
+mod origin;
 mod prefer;
 mod problem;
 mod processes;
@@ -62,6 +63,7 @@ struct Shared {
     fixed_base: Option<String>,
     metrics: PrometheusHandle,
     offered: processes::Cache,
+    pages: origin::Pages,
     in_flight: AtomicUsize,
     /// Cancelled when the server begins to stop: what waits or follows ends then.
     stopping: CancellationToken,
@@ -84,6 +86,7 @@ impl ApiState {
         health::describe_metrics();
         let fixed_base = settings.base_url.as_deref().and_then(|base| links::fixed_base(base).ok());
         Ok(Self(Arc::new(Shared {
+            pages: origin::Pages::new(&settings),
             jobs,
             tokens,
             settings,
@@ -118,6 +121,10 @@ impl ApiState {
 
     fn offered(&self) -> &processes::Cache {
         &self.0.offered
+    }
+
+    fn pages(&self) -> &origin::Pages {
+        &self.0.pages
     }
 
     fn in_flight(&self) -> &AtomicUsize {

@@ -12,7 +12,8 @@ use super::links;
 pub struct Settings {
     /// Address and port to listen on; port 0 takes a free one.
     pub listen: String,
-    /// The URL under which clients reach the server, without a slash at its end. Absent: `http://` and the request's `Host`.
+    /// The URL under which clients reach the server, without a slash at its end. Absent: `http://` and the request's `Host`, which must be
+    /// this machine (`localhost`, `127.0.0.1`, `[::1]`) while `listen` is.
     pub base_url: Option<String>,
     /// Title of the landing page.
     pub title: String,
@@ -38,7 +39,8 @@ pub struct Settings {
     pub max_connections: u32,
     /// How long requests in flight may take to finish when the server stops.
     pub shutdown_seconds: u32,
-    /// Origins whose pages may call the API (CORS): `https://example.org`, or `*` for all. Empty: none.
+    /// Origins whose pages may call the API (CORS): `https://example.org`, or `*` for all. Empty: none. What pages of other origins send is
+    /// refused with 403 where it would change something.
     pub cors_origins: Vec<String>,
     /// Entries on a page of a list when the request names no `limit`.
     pub default_page_limit: u32,
