@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, LINK, LOCATION};
 use http::{HeaderName, HeaderValue, StatusCode};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 
 use super::access::{Caller, require, shown_headers};
 use super::links::Base;
+use super::memory::Room;
 use super::prefer::{Mode, Prefer};
 use super::problem::{INVALID_REQUEST, Problem, REQUEST_TIMEOUT, TOO_LARGE, UNSUPPORTED_MEDIA_TYPE};
 use super::query::{Path, Query};
@@ -45,13 +47,13 @@ pub(super) async fn execute(
     check_type(&parts.headers)?;
     let key = idempotency_key(&parts.headers)?;
     let prefer = Prefer::parse(&parts.headers);
-    let body = receive(&state, &parts.headers, body).await?;
+    let received = receive(&state, &parts.headers, body).await?;
     let headers = shown_headers(&parts.headers);
     if dry_run {
         let submission = Submission {
             principal: &caller,
             process_id: &id,
-            body: &body,
+            body: &received.bytes,
             headers: &headers,
             idempotency_key: key.as_deref(),
         };
@@ -63,7 +65,7 @@ pub(super) async fn execute(
         let submission = Submission {
             principal: &principal,
             process_id: &id,
-            body: &body,
+            body: &received.bytes,
             headers: &headers,
             idempotency_key: key.as_deref(),
         };
@@ -141,8 +143,14 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     }
 }
 
+/// A body with its room in memory.
+pub(super) struct Received {
+    pub(super) bytes: Bytes,
+    _room: Room,
+}
+
 /// The whole body, bounded in bytes and time.
-pub(super) async fn receive(state: &ApiState, headers: &HeaderMap, body: axum::body::Body) -> Result<Bytes, Problem> {
+pub(super) async fn receive(state: &ApiState, headers: &HeaderMap, body: Body) -> Result<Received, Problem> {
     let limit = state.settings().max_body_bytes();
     let too_large = || Problem::new(TOO_LARGE, format!("the body is too large: at most {limit} bytes are allowed"));
     let declared = headers
@@ -153,14 +161,25 @@ pub(super) async fn receive(state: &ApiState, headers: &HeaderMap, body: axum::b
         return Err(too_large());
     }
     let timeout = state.settings().request_timeout();
-    match tokio::time::timeout(timeout, Limited::new(body, limit).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if is_limit(&*error) => Err(too_large()),
-        Ok(Err(error)) => Err(Problem::new(INVALID_REQUEST, "the body ended before it was complete").caused_by(error)),
-        Err(_) => {
-            Err(Problem::new(REQUEST_TIMEOUT, format!("the body was not received within {} s", timeout.as_secs())))
+    let mut body = Limited::new(body, limit);
+    let receiving = async {
+        let mut room = state.memory().none();
+        let mut bytes = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| match is_limit(&*error) {
+                true => too_large(),
+                false => Problem::new(INVALID_REQUEST, "the body ended before it was complete").caused_by(error),
+            })?;
+            if let Ok(piece) = frame.into_data() {
+                room.grow_to((bytes.len() + piece.len()) as u64)?;
+                bytes.extend_from_slice(&piece);
+            }
         }
-    }
+        Ok(Received { bytes: bytes.freeze(), _room: room })
+    };
+    tokio::time::timeout(timeout, receiving).await.unwrap_or_else(|_| {
+        Err(Problem::new(REQUEST_TIMEOUT, format!("the body was not received within {} s", timeout.as_secs())))
+    })
 }
 
 /// Whether the limit is among the causes.

@@ -22,7 +22,7 @@ use super::links::{Base, REL_RESULTS};
 use super::multipart::{Frame, PartHead};
 use super::problem::{NO_SUCH_OUTPUT, Problem, RESULT_NOT_AVAILABLE, chain};
 use super::query::{Path, Query};
-use super::{ApiState, json_answer, negotiate, ranges};
+use super::{ApiState, json_response, negotiate, ranges, written};
 use crate::core::request::TransmissionMode;
 use crate::core::{JobId, OutputBody, OutputRecord, ResponseMode};
 use crate::jobs::{ByteBody, Error, Results};
@@ -96,8 +96,11 @@ pub(super) async fn answer(
     let Results { job, request, outputs } = results;
     let by_reference = |output: &OutputRecord| request.outputs.mode(&output.id) == TransmissionMode::Reference;
     if wish.document || request.response == ResponseMode::Document {
+        let by_value = outputs.iter().filter(|output| !by_reference(output)).map(|output| output.size);
+        let size = by_value.fold(0, u64::saturating_add).min(state.settings().max_document_bytes());
+        let room = state.memory().room(size).await?;
         let document = document::write(state, job.id, &request, &outputs, base).await?;
-        return Ok(sandboxed(json_answer(StatusCode::OK, &document)?));
+        return Ok(sandboxed(json_response(StatusCode::OK, room.around(written(&document)?))));
     }
     if outputs.iter().all(by_reference) {
         return Ok(references(job.id, &outputs, base));

@@ -404,7 +404,7 @@ async fn bodies_beyond_the_limit_are_refused() {
     let state = state(Settings { max_body_mib: 1, ..Settings::default() });
     let take = |State(state): State<ApiState>, request: axum::extract::Request| async move {
         let (parts, body) = request.into_parts();
-        execution::receive(&state, &parts.headers, body).await.map(|body| body.len().to_string())
+        execution::receive(&state, &parts.headers, body).await.map(|body| body.bytes.len().to_string())
     };
     let methods = post(take).layer(Edge::new(&state, "/take", Care::Usual));
     let app: Router = Router::new().route("/take", methods).with_state(state);
@@ -421,6 +421,40 @@ async fn bodies_beyond_the_limit_are_refused() {
     refused(&app, send(1, Some("2000000")), 413).await;
     let broken = Body::from_stream(futures::stream::iter([Err::<Vec<u8>, _>(std::io::Error::other("gone"))]));
     refused(&app, Request::builder().method("POST").uri("/take").body(broken).unwrap(), 400).await;
+}
+
+#[tokio::test]
+async fn large_bodies_share_the_memory() {
+    let sizes = Settings { max_body_mib: 1, max_buffered_mib: 1, max_document_mib: 1, ..Settings::default() };
+    let state = state(sizes);
+    let (held, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (on_held, on_go) = (Arc::clone(&held), Arc::clone(&go));
+    let take = move |State(state): State<ApiState>, request: axum::extract::Request| async move {
+        let (parts, body) = request.into_parts();
+        let received = execution::receive(&state, &parts.headers, body).await?;
+        if parts.headers.contains_key("x-hold") {
+            on_held.notify_one();
+            on_go.notified().await;
+        }
+        Ok::<_, Problem>(received.bytes.len().to_string())
+    };
+    let methods = post(take).layer(Edge::new(&state, "/take", Care::Usual));
+    let app: Router = Router::new().route("/take", methods).with_state(state);
+    let send = |size: usize, header: &str| {
+        let request = Request::builder().method("POST").uri("/take").header("host", "h").header(header, "1");
+        request.body(Body::from(vec![b'1'; size])).unwrap()
+    };
+    let holding = tokio::spawn(app.clone().oneshot(send(1 << 20, "x-hold")));
+    held.notified().await;
+    let (headers, problem) = refused(&app, send(1 << 20, "x-other"), 503).await;
+    assert_eq!(
+        (&headers["retry-after"], &problem["type"]),
+        (&HeaderValue::from_static("1"), &"urn:vespiary:problem:overloaded".into())
+    );
+    assert_eq!(ask(&app, send(60_000, "x-other")).await.2, b"60000", "small ones are taken all the same");
+    go.notify_one();
+    assert_eq!(holding.await.unwrap().unwrap().status(), 200);
+    assert_eq!(ask(&app, send(1 << 20, "x-other")).await.0, 200, "its room is free again");
 }
 
 #[tokio::test]
