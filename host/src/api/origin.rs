@@ -94,8 +94,8 @@ fn shown(origin: &HeaderValue) -> String {
 /// Whether a host, with or without a port, is this machine by its own name or an address of its own.
 fn is_this_machine(host: &str) -> bool {
     if let Some(bracketed) = host.strip_prefix('[') {
-        let address = bracketed.split_once(']').map_or(bracketed, |(address, _)| address);
-        return address.parse::<Ipv6Addr>().is_ok_and(|address| address.to_canonical().is_loopback());
+        let address = bracketed.split_once(']').and_then(|(address, _)| address.parse::<Ipv6Addr>().ok());
+        return address.is_some_and(|address| address.to_canonical().is_loopback());
     }
     let name = host.split_once(':').map_or(host, |(name, _)| name);
     name.eq_ignore_ascii_case("localhost") || name.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
