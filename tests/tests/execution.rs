@@ -1,5 +1,6 @@
 //! The main job over HTTP: execute, watch, results, log, receipt, dismiss, as the standard says.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use reqwest::Method;
@@ -102,6 +103,11 @@ async fn synchronous_execution_in_every_form() {
         (&json!("teststring"), &json!([1, 2, 3]), &json!(7))
     );
     assert!(document.get("bbox").is_none(), "what was not given is left out");
+    // One, raw, but for a client that asks for JSON.
+    let body = json!({ "inputs": inputs, "outputs": { "message": {} } }).to_string();
+    let path = "/processes/echo/execution?f=json";
+    let asked = client.send(Method::POST, path, &[("content-type", "application/json")], body).await.expect(200);
+    assert_eq!(asked.json(), json!({ "message": "teststring" }));
     // Several, raw.
     let body = json!({ "inputs": inputs, "outputs": { "message": {}, "numbers": {} } });
     let many = client.execute("echo", &body, &[]).await.expect(200);
@@ -212,6 +218,14 @@ async fn the_same_key_is_the_same_job() {
     assert_eq!(other.problem(), "idempotency-key-reused");
     assert_eq!(server.sql("select id from job_history").len(), 1);
     client.execute("hello-world", &body, &[("idempotency-key", "")]).await.expect(400);
+    // At the same time, one of them waiting for the result.
+    let (key, sync) = ([("idempotency-key", "k-2"), ASYNC], [("idempotency-key", "k-2")]);
+    let many = futures::future::join_all((0..12).map(|_| client.execute("hello-world", &body, &key)));
+    let (many, one) = futures::join!(many, client.execute("hello-world", &body, &sync));
+    assert_eq!(one.expect(200).text(), "Hello 'Ada'!");
+    let ids: HashSet<String> = many.into_iter().map(|one| one.expect(201).json()["jobID"].to_string()).collect();
+    assert_eq!(ids.len(), 1);
+    assert_eq!(server.sql("select id from job_history").len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -262,6 +276,34 @@ async fn logs_live_and_archived_look_the_same() {
     let tail = client.send(Method::GET, &format!("/jobs/{id}/logs"), &[("range", "bytes=-4")], "").await.expect(206);
     assert!(archived.text().ends_with(&tail.text()) && tail.body.len() == 4);
     client.send(Method::GET, &format!("/jobs/{id}/logs"), &[("range", "bytes=99999999-")], "").await.expect(416);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_many_follow_and_no_more() {
+    let path = vespiary_tests::workspace::processor("misbehaving");
+    let config = format!("server: {{ max_followers: 1 }}\nprocesses:\n  - processor: {}\n", path.display());
+    let server = Server::with(ServerOptions::default().config(&config));
+    let client = server.client();
+    let id = client.submit("misbehaving", &json!({ "seconds": 600 })).await;
+    client.reaches(&id, "running").await;
+    let follow = format!("/jobs/{id}/logs?follow=true");
+    let first = until("the log to begin", Duration::from_secs(60), || async {
+        let answer = reqwest::get(format!("{}{follow}", server.url())).await.unwrap();
+        (answer.status() == 200).then_some(answer)
+    })
+    .await;
+    let refused = client.get(&follow).await.expect(503);
+    assert_eq!((refused.problem().as_str(), refused.header("retry-after")), ("overloaded", "1"));
+    client.get(&format!("/jobs/{id}/logs")).await.expect(200);
+    // Who goes away makes room.
+    drop(first);
+    let second = until("the place to be free", Duration::from_secs(60), || async {
+        let answer = reqwest::get(format!("{}{follow}", server.url())).await.unwrap();
+        (answer.status() == 200).then_some(answer)
+    })
+    .await;
+    drop(second);
+    client.delete(&format!("/jobs/{id}")).await.expect(200);
 }
 
 async fn ids(client: &Client, query: &str) -> Vec<String> {

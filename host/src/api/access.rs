@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use http::HeaderValue;
-use http::header::{AUTHORIZATION, HeaderMap, WWW_AUTHENTICATE};
+use http::header::{AUTHORIZATION, COOKIE, HeaderMap, PROXY_AUTHORIZATION, WWW_AUTHENTICATE};
 use http::request::Parts;
 
 use super::ApiState;
 use super::problem::{FORBIDDEN, INVALID_REQUEST, Problem, UNAUTHENTICATED};
 use crate::core::access::TokenTable;
 use crate::core::{Principal, Role};
+use crate::jobs::Asker;
 
 /// `WWW-Authenticate` where nothing better is known.
 pub(super) const CHALLENGE: &str = r#"Bearer realm="vespiary""#;
@@ -68,6 +69,34 @@ impl FromRequestParts<ApiState> for Caller {
     }
 }
 
+/// The one who asks for a job, with the headers that its process may be shown.
+pub(super) struct Asking {
+    principal: Arc<Principal>,
+    headers: Vec<(String, String)>,
+}
+
+impl Asking {
+    pub(super) fn asker(&self) -> Asker<'_> {
+        Asker { principal: &self.principal, headers: &self.headers }
+    }
+}
+
+impl FromRequestParts<ApiState> for Asking {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
+        let principal = principal(state.tokens(), &parts.headers)?;
+        Ok(Self { principal, headers: shown_headers(&parts.headers) })
+    }
+}
+
+/// The headers that a process may be shown. The host has read the credentials; nobody else does.
+pub(super) fn shown_headers(headers: &HeaderMap) -> Vec<(String, String)> {
+    let secret = [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE];
+    let shown = headers.iter().filter(|(name, _)| !secret.contains(name));
+    shown.filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,5 +142,11 @@ mod tests {
         assert!(require(&ann, &[Role::Deploy, Role::Admin]).is_ok());
         assert_eq!(require(&ann, &[Role::Read]).unwrap_err().kind(), FORBIDDEN);
         assert_eq!(require(&who(&[]).unwrap(), &[Role::Admin]).unwrap_err().kind(), UNAUTHENTICATED);
+    }
+    #[test]
+    fn credentials_are_not_shown_to_processes() {
+        let sent = [("authorization", "Bearer x"), ("cookie", "a=b"), ("x-project", "p")];
+        let sent = sent.map(|(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_static(value)));
+        assert_eq!(shown_headers(&sent.into_iter().collect()), [("x-project".to_owned(), "p".to_owned())]);
     }
 }

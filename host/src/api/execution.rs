@@ -2,25 +2,24 @@
 
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use bytes::Bytes;
-use http::header::{
-    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HeaderMap, LINK, LOCATION,
-    PROXY_AUTHORIZATION,
-};
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, LINK, LOCATION};
 use http::{HeaderName, HeaderValue, StatusCode};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 
-use super::access::Caller;
+use super::access::{Caller, require, shown_headers};
 use super::links::Base;
+use super::memory::Room;
 use super::prefer::{Mode, Prefer};
 use super::problem::{INVALID_REQUEST, Problem, REQUEST_TIMEOUT, TOO_LARGE, UNSUPPORTED_MEDIA_TYPE};
 use super::query::{Path, Query};
 use super::results::{self, Wish};
 use super::status_info::StatusInfo;
 use super::{ApiState, json_answer, negotiate, processes};
-use crate::core::{Job, JobStatus, Principal, Role};
+use crate::core::{Job, JobStatus, Role};
 use crate::jobs::{Accepted, Error, Submission};
 
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
@@ -40,19 +39,21 @@ pub(super) async fn execute(
     let found = offered.processes.binary_search_by(|process| process.description.id.as_str().cmp(&id)).ok();
     let process = found.and_then(|at| offered.processes.get(at)).ok_or_else(|| processes::no_such_process(&id))?;
     let modes = process.description.modes;
-    negotiate::format(&query)?;
+    let wish = Wish { document: negotiate::format(&query)? };
     let dry_run = query.flag("dryRun")?;
+    // Before any of the body is kept in memory. A credential in the inputs gives no role.
+    require(&caller, &[Role::Execute])?;
     let (parts, body) = request.into_parts();
     check_type(&parts.headers)?;
     let key = idempotency_key(&parts.headers)?;
     let prefer = Prefer::parse(&parts.headers);
-    let body = receive(&state, &parts.headers, body).await?;
+    let received = receive(&state, &parts.headers, body).await?;
     let headers = shown_headers(&parts.headers);
     if dry_run {
         let submission = Submission {
             principal: &caller,
             process_id: &id,
-            body: &body,
+            body: &received.bytes,
             headers: &headers,
             idempotency_key: key.as_deref(),
         };
@@ -64,7 +65,7 @@ pub(super) async fn execute(
         let submission = Submission {
             principal: &principal,
             process_id: &id,
-            body: &body,
+            body: &received.bytes,
             headers: &headers,
             idempotency_key: key.as_deref(),
         };
@@ -83,7 +84,7 @@ pub(super) async fn execute(
     };
     let synchronous = matches!(mode, Mode::Wait(_)) && job.status.is_final();
     let mut response =
-        if synchronous { ended(&state, &caller, &job, &base, &parts.headers).await? } else { accepted(&job, &base)? };
+        if synchronous { ended(&state, &job, &base, &parts.headers, wish).await? } else { accepted(&job, &base)? };
     if let Some(applied) = prefer.applied(modes, mode, !synchronous).and_then(|text| HeaderValue::from_str(&text).ok())
     {
         response.headers_mut().insert(PREFERENCE_APPLIED, applied);
@@ -101,23 +102,12 @@ fn accepted(job: &Job, base: &Base) -> Result<Response, Problem> {
 }
 
 /// The results of a job that ended while its client waited, or why there are none.
-async fn ended(
-    state: &ApiState,
-    caller: &Principal,
-    job: &Job,
-    base: &Base,
-    headers: &HeaderMap,
-) -> Result<Response, Problem> {
+async fn ended(state: &ApiState, job: &Job, base: &Base, headers: &HeaderMap, wish: Wish) -> Result<Response, Problem> {
     if job.status == JobStatus::Dismissed {
         return Err(Error::ResultNotAvailable { id: job.id, why: "it was dismissed" }.into());
     }
-    // Who may execute gets the answer of this execution, even without the role to read jobs.
-    let mut reader = caller.clone();
-    if !reader.has(Role::Read) {
-        reader.roles.push(Role::Read);
-    }
-    let found = state.jobs().results(&reader, &job.id.to_string()).await?;
-    let mut response = results::answer(state, found, base, headers, Wish::default()).await?;
+    let found = state.jobs().own_results(job.id).await?;
+    let mut response = results::answer(state, found, base, headers, wish).await?;
     let link = HeaderValue::from_str(&format!("<{}>; rel=\"monitor\"", base.job(job.id)));
     if let (true, Ok(link)) = (state.settings().sync_monitor_link, link) {
         response.headers_mut().append(LINK, link);
@@ -125,7 +115,8 @@ async fn ended(
     Ok(response)
 }
 
-/// Refuses bodies that do not say that they are JSON. One that says nothing is taken for it.
+/// Refuses bodies that do not say that they are JSON. One that says nothing is taken for it: many programs send it so, and browsers,
+/// which let any page do that, are told apart by their `Origin` ([`super::origin`]).
 fn check_type(headers: &HeaderMap) -> Result<(), Problem> {
     if let Some(sent) = headers.get(CONTENT_TYPE) {
         let essence = sent.to_str().ok().and_then(|text| text.split(';').next()).map(str::trim);
@@ -152,15 +143,14 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     }
 }
 
-/// The headers that a process may be shown. The host has read the credentials; nobody else does.
-fn shown_headers(headers: &HeaderMap) -> Vec<(String, String)> {
-    let secret = [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE];
-    let shown = headers.iter().filter(|(name, _)| !secret.contains(name));
-    shown.filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()))).collect()
+/// A body with its room in memory.
+pub(super) struct Received {
+    pub(super) bytes: Bytes,
+    _room: Room,
 }
 
 /// The whole body, bounded in bytes and time.
-pub(super) async fn receive(state: &ApiState, headers: &HeaderMap, body: axum::body::Body) -> Result<Bytes, Problem> {
+pub(super) async fn receive(state: &ApiState, headers: &HeaderMap, body: Body) -> Result<Received, Problem> {
     let limit = state.settings().max_body_bytes();
     let too_large = || Problem::new(TOO_LARGE, format!("the body is too large: at most {limit} bytes are allowed"));
     let declared = headers
@@ -171,14 +161,25 @@ pub(super) async fn receive(state: &ApiState, headers: &HeaderMap, body: axum::b
         return Err(too_large());
     }
     let timeout = state.settings().request_timeout();
-    match tokio::time::timeout(timeout, Limited::new(body, limit).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if is_limit(&*error) => Err(too_large()),
-        Ok(Err(error)) => Err(Problem::new(INVALID_REQUEST, "the body ended before it was complete").caused_by(error)),
-        Err(_) => {
-            Err(Problem::new(REQUEST_TIMEOUT, format!("the body was not received within {} s", timeout.as_secs())))
+    let mut body = Limited::new(body, limit);
+    let receiving = async {
+        let mut room = state.memory().none();
+        let mut bytes = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| match is_limit(&*error) {
+                true => too_large(),
+                false => Problem::new(INVALID_REQUEST, "the body ended before it was complete").caused_by(error),
+            })?;
+            if let Ok(piece) = frame.into_data() {
+                room.grow_to((bytes.len() + piece.len()) as u64)?;
+                bytes.extend_from_slice(&piece);
+            }
         }
-    }
+        Ok(Received { bytes: bytes.freeze(), _room: room })
+    };
+    tokio::time::timeout(timeout, receiving).await.unwrap_or_else(|_| {
+        Err(Problem::new(REQUEST_TIMEOUT, format!("the body was not received within {} s", timeout.as_secs())))
+    })
 }
 
 /// Whether the limit is among the causes.
@@ -217,11 +218,5 @@ mod tests {
             assert!(of(&[("idempotency-key", bad)]).is_err(), "{bad}");
         }
         assert!(of(&[("idempotency-key", "a"), ("idempotency-key", "b")]).is_err());
-    }
-
-    #[test]
-    fn credentials_are_not_shown_to_processes() {
-        let shown = shown_headers(&headers(&[("authorization", "Bearer x"), ("cookie", "a=b"), ("x-project", "p")]));
-        assert_eq!(shown, [("x-project".to_owned(), "p".to_owned())]);
     }
 }

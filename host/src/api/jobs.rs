@@ -8,7 +8,7 @@ use axum::response::Response;
 use http::StatusCode;
 use serde::Serialize;
 
-use super::access::Caller;
+use super::access::{Asking, Caller};
 use super::links::{Base, Link};
 use super::negotiate::AnswerJson;
 use super::problem::Problem;
@@ -54,36 +54,36 @@ struct JobList<'a> {
 /// `GET /jobs/{job}` (`statusInfo.yaml`).
 pub(super) async fn one(
     State(state): State<ApiState>,
-    Caller(caller): Caller,
+    asking: Asking,
     Path(id): Path<String>,
     base: Base,
     _: AnswerJson,
 ) -> Result<Response, Problem> {
-    let job = state.jobs().job(&caller, &id).await?;
+    let job = state.jobs().job(asking.asker(), &id).await?;
     json_answer(StatusCode::OK, &StatusInfo::new(&job, &base))
 }
 
 /// `DELETE /jobs/{job}`: stops a job that has not ended, removes one that has.
 pub(super) async fn dismiss(
     State(state): State<ApiState>,
-    Caller(caller): Caller,
+    asking: Asking,
     Path(id): Path<String>,
     base: Base,
     _: AnswerJson,
 ) -> Result<Response, Problem> {
     let jobs = Arc::clone(state.jobs());
-    let job = state.detach(async move { jobs.dismiss(&caller, &id).await }).await??;
+    let job = state.detach(async move { jobs.dismiss(asking.asker(), &id).await }).await??;
     json_answer(StatusCode::OK, &StatusInfo::new(&job, &base))
 }
 
 /// `GET /jobs/{job}/receipt`: what was captured of the log.
 pub(super) async fn receipt(
     State(state): State<ApiState>,
-    Caller(caller): Caller,
+    asking: Asking,
     Path(id): Path<String>,
     _: AnswerJson,
 ) -> Result<Response, Problem> {
-    json_answer(StatusCode::OK, &state.jobs().receipt(&caller, &id).await?)
+    json_answer(StatusCode::OK, &state.jobs().receipt(asking.asker(), &id).await?)
 }
 
 /// The filters of the list (OGC API - Processes 1.0, 11.1).

@@ -1,5 +1,5 @@
-//! The edge: the one layer around every handler. It gives the request an id, sheds load, bounds time and header size, catches panics,
-//! counts, and turns every failure into a problem document with the headers that all answers have.
+//! The edge: the one layer around every handler. It gives the request an id, sheds load, refuses what other people's pages send, bounds
+//! time and header size, catches panics, counts, and turns every failure into a problem document with the headers that all answers have.
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -17,10 +17,12 @@ use http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use metrics::{Counter, Histogram};
 use tower::{Layer, Service, ServiceExt as _};
+use tower_http::cors::CorsLayer;
 use uuid::Uuid;
 
 use super::ApiState;
 use super::negotiate;
+use super::origin::cors;
 use super::problem::{self, HEADERS_TOO_LARGE, INTERNAL, OVERLOADED, Occurrence, Problem, UNAVAILABLE, URI_TOO_LONG};
 
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -49,6 +51,7 @@ struct Route {
     pattern: &'static str,
     timeout: Duration,
     sheds: bool,
+    cors: Option<CorsLayer>,
     /// The meters of the most frequent answer, looked up once.
     hot: OnceLock<(Counter, Histogram)>,
 }
@@ -64,6 +67,7 @@ impl Edge {
             pattern,
             timeout,
             sheds: care != Care::Probe,
+            cors: cors(&settings.cors_origins),
             hot: OnceLock::new(),
         }))
     }
@@ -107,14 +111,27 @@ where
 impl Route {
     async fn answer<S>(&self, inner: S, request: Request) -> Response
     where
-        S: Service<Request, Response = Response, Error = Infallible> + Send,
+        S: Service<Request, Response = Response, Error = Infallible> + Clone + Send,
         S::Future: Send,
     {
         let begun = Instant::now();
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let plain_json = negotiate::wants_plain_json(request.headers());
         let request_id = request_id(request.headers().get(REQUEST_ID));
-        let mut response = self.run(inner, request).await;
+        let mut response = match &self.cors {
+            None => self.run(inner, request).await,
+            // Around what is refused here too: a page must be able to read why.
+            Some(cors) => {
+                let run = move |request| {
+                    let inner = inner.clone();
+                    async move { Ok::<_, Infallible>(self.run(inner, request).await) }
+                };
+                match cors.layer(tower::service_fn(run)).oneshot(request).await {
+                    Ok(response) => response,
+                    Err(never) => match never {},
+                }
+            }
+        };
         if response.status().is_client_error() || response.status().is_server_error() {
             let id = request_id.to_str().unwrap_or_default();
             let at = Occurrence { request_id: id, method: &method, path: uri.path(), plain_json };
@@ -137,7 +154,7 @@ impl Route {
         if self.sheds && flight.number > self.state.settings().max_concurrent_requests as usize {
             return Problem::new(OVERLOADED, "the server answers as many requests as it can").into_response();
         }
-        if let Err(problem) = self.bound(&request) {
+        if let Err(problem) = self.bound(&request).and_then(|()| self.state.pages().check(&request)) {
             return problem.into_response();
         }
         let handled = AssertUnwindSafe(tokio::time::timeout(self.timeout, inner.oneshot(request))).catch_unwind();

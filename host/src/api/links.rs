@@ -4,7 +4,9 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use axum::extract::FromRequestParts;
+use http::header::{HOST, HeaderMap};
 use http::request::Parts;
+use http::{Uri, Version};
 use serde::Serialize;
 use url::Url;
 
@@ -101,16 +103,16 @@ pub(super) fn fixed_base(text: &str) -> Result<String, String> {
 }
 
 /// The host that the client asked, from the request's `Host` or its absolute URI.
-pub(super) fn host(parts: &Parts) -> Result<&str, Problem> {
-    let mut all = parts.headers.get_all(http::header::HOST).iter();
+pub(super) fn host<'a>(headers: &'a HeaderMap, uri: &'a Uri, version: Version) -> Result<&'a str, Problem> {
+    let mut all = headers.get_all(HOST).iter();
     let sent = all.next().map(http::HeaderValue::to_str);
     if all.next().is_some() {
         return Err(Problem::new(INVALID_REQUEST, "the request has more than one Host header"));
     }
-    let host = match (sent, parts.uri.authority()) {
+    let host = match (sent, uri.authority()) {
         (_, Some(authority)) => authority.as_str(),
         (Some(Ok(host)), None) => host,
-        (None, None) if parts.version < http::Version::HTTP_11 => "localhost",
+        (None, None) if version < Version::HTTP_11 => "localhost",
         (None, None) => return Err(Problem::new(INVALID_REQUEST, "the request has no Host header")),
         (Some(Err(_)), None) => "",
     };
@@ -127,7 +129,7 @@ impl FromRequestParts<ApiState> for Base {
     async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
         match state.fixed_base() {
             Some(base) => Ok(Self(base.to_owned())),
-            None => Ok(Self(format!("http://{}", host(parts)?))),
+            None => Ok(Self(format!("http://{}", host(&parts.headers, &parts.uri, parts.version)?))),
         }
     }
 }
@@ -151,14 +153,14 @@ mod tests {
     fn a_host_cannot_smuggle_anything() {
         let with = |value: &str| {
             let (parts, ()) = Request::builder().uri("/").header("host", value).body(()).unwrap().into_parts();
-            host(&parts).map(str::to_owned)
+            host(&parts.headers, &parts.uri, parts.version).map(str::to_owned)
         };
         assert_eq!(with("[::1]:8080").unwrap(), "[::1]:8080");
         for wrong in ["", "a/b", "a b", "\"x", "a@b", "<x>", &"a".repeat(300)] {
             assert!(with(wrong).is_err(), "{wrong}");
         }
         let (parts, ()) = Request::builder().uri("/").body(()).unwrap().into_parts();
-        assert!(host(&parts).is_err());
+        assert!(host(&parts.headers, &parts.uri, parts.version).is_err());
     }
 
     #[test]

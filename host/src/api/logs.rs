@@ -1,5 +1,7 @@
 //! `GET /jobs/{job}/logs`: the log, live or archived; whole, a range of it, or followed until the job ends.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
@@ -8,8 +10,8 @@ use http::HeaderValue;
 use http::header::{ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_TYPE, HeaderMap};
 
 use super::ApiState;
-use super::access::Caller;
-use super::problem::Problem;
+use super::access::Asking;
+use super::problem::{OVERLOADED, Problem};
 use super::query::{Path, Query};
 use super::{ranges, results};
 use crate::jobs::ByteBody;
@@ -17,7 +19,7 @@ use crate::jobs::ByteBody;
 /// Answers a job's log as plain text.
 pub(super) async fn log(
     State(state): State<ApiState>,
-    Caller(caller): Caller,
+    asking: Asking,
     Path(id): Path<String>,
     query: Query,
     headers: HeaderMap,
@@ -28,11 +30,19 @@ pub(super) async fn log(
     if follow && range.is_some() {
         return Err(Problem::query("follow", "cannot be combined with a Range header"));
     }
-    let mut found = state.jobs().log(&caller, &id, range, follow).await?;
+    let place = match follow {
+        true => Some(
+            Arc::clone(state.followers())
+                .try_acquire_owned()
+                .map_err(|_| Problem::new(OVERLOADED, "as many logs are followed as may be at once"))?,
+        ),
+        false => None,
+    };
+    let mut found = state.jobs().log(asking.asker(), &id, range, follow).await?;
     if range.is_some() && found.length.is_none() {
         // A log that still grows: without its length the range cannot be named, and a server may answer the whole instead.
         range = None;
-        found = state.jobs().log(&caller, &id, None, false).await?;
+        found = state.jobs().log(asking.asker(), &id, None, false).await?;
     }
     if follow {
         // A server that stops ends the stream as the job would: cleanly, at a chunk.
@@ -45,6 +55,11 @@ pub(super) async fn log(
     headers.insert(CONTENT_DISPOSITION, results::disposition(&format!("{id}-log"), "text/plain"));
     if !follow {
         headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    }
+    // Who follows holds a connection for as long as the job runs, and the place with it.
+    if let Some(place) = place {
+        let held = |body: Body| Body::from_stream(body.into_data_stream().inspect(move |_| _ = &place));
+        response = response.map(held);
     }
     Ok(results::sandboxed(response))
 }

@@ -16,8 +16,10 @@ mod landing;
 mod layer;
 mod links;
 mod logs;
+mod memory;
 mod multipart;
 mod negotiate;
+mod origin;
 mod prefer;
 mod problem;
 mod processes;
@@ -40,6 +42,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -62,7 +65,11 @@ struct Shared {
     fixed_base: Option<String>,
     metrics: PrometheusHandle,
     offered: processes::Cache,
+    pages: origin::Pages,
+    memory: memory::Memory,
     in_flight: AtomicUsize,
+    /// Places for those who follow a log.
+    followers: Arc<Semaphore>,
     /// Cancelled when the server begins to stop: what waits or follows ends then.
     stopping: CancellationToken,
     /// Work that goes on when its client has gone.
@@ -84,6 +91,9 @@ impl ApiState {
         health::describe_metrics();
         let fixed_base = settings.base_url.as_deref().and_then(|base| links::fixed_base(base).ok());
         Ok(Self(Arc::new(Shared {
+            pages: origin::Pages::new(&settings),
+            memory: memory::Memory::new(&settings),
+            followers: Arc::new(Semaphore::new(settings.max_followers())),
             jobs,
             tokens,
             settings,
@@ -120,6 +130,18 @@ impl ApiState {
         &self.0.offered
     }
 
+    fn pages(&self) -> &origin::Pages {
+        &self.0.pages
+    }
+
+    fn memory(&self) -> &memory::Memory {
+        &self.0.memory
+    }
+
+    fn followers(&self) -> &Arc<Semaphore> {
+        &self.0.followers
+    }
+
     fn in_flight(&self) -> &AtomicUsize {
         &self.0.in_flight
     }
@@ -138,10 +160,18 @@ impl ApiState {
 
 /// An answer in JSON.
 fn json_answer(status: StatusCode, value: &impl Serialize) -> Result<Response, Problem> {
-    let body = serde_json::to_vec(value)
-        .map_err(|error| Problem::new(INTERNAL, "the answer could not be written as JSON").caused_by(error))?;
-    let mut response = Response::new(Body::from(body));
+    Ok(json_response(status, written(value)?))
+}
+
+/// JSON that is written already as an answer.
+fn json_response(status: StatusCode, body: impl Into<Body>) -> Response {
+    let mut response = Response::new(body.into());
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(links::JSON));
-    Ok(response)
+    response
+}
+
+fn written(value: &impl Serialize) -> Result<Vec<u8>, Problem> {
+    serde_json::to_vec(value)
+        .map_err(|error| Problem::new(INTERNAL, "the answer could not be written as JSON").caused_by(error))
 }

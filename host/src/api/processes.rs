@@ -56,7 +56,7 @@ impl Cache {
     fn get(&self, state: &ApiState, parts: &Parts) -> Result<Arc<Written>, Problem> {
         let offered = state.jobs().offered();
         let fixed = state.fixed_base();
-        let host = if fixed.is_some() { "" } else { links::host(parts)? };
+        let host = if fixed.is_some() { "" } else { links::host(&parts.headers, &parts.uri, parts.version)? };
         let current = |held: &&Arc<Written>| held.offered.generation == offered.generation;
         let held = self.0.load();
         if let Some(found) = held.iter().filter(current).find(|held| held.host == host) {

@@ -16,13 +16,13 @@ use http::header::{
 use http::{HeaderValue, Method, StatusCode};
 use uuid::Uuid;
 
-use super::access::Caller;
+use super::access::Asking;
 use super::document;
 use super::links::{Base, REL_RESULTS};
 use super::multipart::{Frame, PartHead};
 use super::problem::{NO_SUCH_OUTPUT, Problem, RESULT_NOT_AVAILABLE, chain};
 use super::query::{Path, Query};
-use super::{ApiState, json_answer, negotiate, ranges};
+use super::{ApiState, json_response, negotiate, ranges, written};
 use crate::core::request::TransmissionMode;
 use crate::core::{JobId, OutputBody, OutputRecord, ResponseMode};
 use crate::jobs::{ByteBody, Error, Results};
@@ -37,7 +37,7 @@ pub(super) struct Wish {
 /// `GET /jobs/{job}/results`.
 pub(super) async fn all(
     State(state): State<ApiState>,
-    Caller(caller): Caller,
+    asking: Asking,
     Path(id): Path<String>,
     base: Base,
     query: Query,
@@ -45,19 +45,19 @@ pub(super) async fn all(
 ) -> Result<Response, Problem> {
     query.only(&[])?;
     let wish = Wish { document: negotiate::format(&query)? };
-    let results = state.jobs().results(&caller, &id).await?;
+    let results = state.jobs().results(asking.asker(), &id).await?;
     answer(&state, results, &base, &headers, wish).await
 }
 
 /// `GET /jobs/{job}/results/{output}`: one value. It is what references link to.
 pub(super) async fn one(
     State(state): State<ApiState>,
-    Caller(caller): Caller,
+    asking: Asking,
     Path((id, output)): Path<(String, String)>,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let results = state.jobs().results(&caller, &id).await?;
+    let results = state.jobs().results(asking.asker(), &id).await?;
     let Some(found) = results.outputs.iter().find(|held| held.id == output) else {
         let shown: String = output.chars().take(80).collect();
         // An output that was asked for is a known one, which got no value; one that was left out has none either.
@@ -94,11 +94,14 @@ pub(super) async fn answer(
     wish: Wish,
 ) -> Result<Response, Problem> {
     let Results { job, request, outputs } = results;
-    if wish.document || request.response == ResponseMode::Document {
-        let document = document::write(state, job.id, &request, &outputs, base).await?;
-        return Ok(sandboxed(json_answer(StatusCode::OK, &document)?));
-    }
     let by_reference = |output: &OutputRecord| request.outputs.mode(&output.id) == TransmissionMode::Reference;
+    if wish.document || request.response == ResponseMode::Document {
+        let by_value = outputs.iter().filter(|output| !by_reference(output)).map(|output| output.size);
+        let size = by_value.fold(0, u64::saturating_add).min(state.settings().max_document_bytes());
+        let room = state.memory().room(size).await?;
+        let document = document::write(state, job.id, &request, &outputs, base).await?;
+        return Ok(sandboxed(json_response(StatusCode::OK, room.around(written(&document)?))));
+    }
     if outputs.iter().all(by_reference) {
         return Ok(references(job.id, &outputs, base));
     }

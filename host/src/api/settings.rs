@@ -12,7 +12,8 @@ use super::links;
 pub struct Settings {
     /// Address and port to listen on; port 0 takes a free one.
     pub listen: String,
-    /// The URL under which clients reach the server, without a slash at its end. Absent: `http://` and the request's `Host`.
+    /// The URL under which clients reach the server, without a slash at its end. Absent: `http://` and the request's `Host`, which must be
+    /// this machine (`localhost`, `127.0.0.1`, `[::1]`) while `listen` is.
     pub base_url: Option<String>,
     /// Title of the landing page.
     pub title: String,
@@ -20,6 +21,9 @@ pub struct Settings {
     pub description: Option<String>,
     /// The largest request body.
     pub max_body_mib: u32,
+    /// The bytes of request bodies and results documents that are held at once, the first 64 KiB of each not counted; at least the largest
+    /// body and the largest document. What does not fit is refused with 503, a document after `request_timeout_seconds`.
+    pub max_buffered_mib: u32,
     /// The most header fields of a request, 1 to 100.
     pub max_headers: u16,
     /// The most bytes of a request's header fields together, 1 to 64 KiB.
@@ -36,9 +40,12 @@ pub struct Settings {
     pub max_concurrent_requests: u32,
     /// Open connections; one more waits in the operating system's queue.
     pub max_connections: u32,
+    /// Logs that are followed at once, half of `max_connections` at most; one more is refused with 503.
+    pub max_followers: u32,
     /// How long requests in flight may take to finish when the server stops.
     pub shutdown_seconds: u32,
-    /// Origins whose pages may call the API (CORS): `https://example.org`, or `*` for all. Empty: none.
+    /// Origins whose pages may call the API (CORS): `https://example.org`, or `*` for all. Empty: none. What pages of other origins send is
+    /// refused with 403 where it would change something.
     pub cors_origins: Vec<String>,
     /// Entries on a page of a list when the request names no `limit`.
     pub default_page_limit: u32,
@@ -59,6 +66,7 @@ impl Default for Settings {
             title: "Vespiary".to_owned(),
             description: None,
             max_body_mib: 16,
+            max_buffered_mib: 128,
             max_headers: 64,
             max_header_kib: 32,
             header_timeout_seconds: 30,
@@ -67,6 +75,7 @@ impl Default for Settings {
             max_wait_seconds: 60,
             max_concurrent_requests: 1024,
             max_connections: 2048,
+            max_followers: 512,
             shutdown_seconds: 20,
             cors_origins: Vec::new(),
             default_page_limit: 10,
@@ -123,6 +132,15 @@ impl Settings {
 
     pub(super) fn max_body_bytes(&self) -> usize {
         (self.max_body_mib as usize).saturating_mul(1024 * 1024)
+    }
+
+    pub(super) fn max_buffered_bytes(&self) -> u64 {
+        u64::from(self.max_buffered_mib).saturating_mul(1024 * 1024)
+    }
+
+    /// Followers hold their connections, and others must be able to connect.
+    pub(super) fn max_followers(&self) -> usize {
+        self.max_followers.min(self.max_connections.div_ceil(2)) as usize
     }
 
     pub(super) fn max_document_bytes(&self) -> u64 {

@@ -133,6 +133,7 @@ pub(super) fn sample(status: JobStatus) -> Job {
         finished: None,
         updated: Timestamp::from_millis(1),
         removed: None,
+        guarded: false,
     }
 }
 

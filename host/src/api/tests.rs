@@ -28,6 +28,8 @@ fn jobs() -> Arc<Jobs> {
 }
 
 pub(super) fn state(settings: Settings) -> ApiState {
+    // Reachable from elsewhere, so that it may be asked by any name.
+    let settings = Settings { listen: "0.0.0.0:0".to_owned(), ..settings };
     let token = |name: &str, roles: Vec<Role>| crate::core::access::TokenSettings {
         name: name.into(),
         sha256: Digest::of(name.as_bytes()).to_string(),
@@ -224,6 +226,26 @@ async fn origins_are_allowed_by_configuration_only() {
     assert!(headers["access-control-expose-headers"].to_str().unwrap().contains("location"));
     let (_, headers, _) = ask(&open, request("GET", "/", &[("origin", "https://b.example")])).await;
     assert!(!headers.contains_key("access-control-allow-origin"));
+    // Refusals can be read as well, those of the edge too.
+    let from_a = |uri: &str, long: &str| request("GET", uri, &[("origin", "https://a.example"), ("x-long", long)]);
+    for (request, status) in
+        [(from_a("/jobs?limit=0", "1"), 400), (from_a("/nothing", "1"), 404), (from_a("/", &"y".repeat(40_000)), 431)]
+    {
+        let (headers, _) = refused(&open, request, status).await;
+        assert_eq!(headers["access-control-allow-origin"], "https://a.example", "{status}");
+    }
+}
+
+#[tokio::test]
+async fn pages_of_others_are_refused_before_anything_else() {
+    let app = app();
+    for (method, uri) in [("POST", "/processes/x/execution"), ("DELETE", "/jobs/x"), ("POST", "/nothing")] {
+        let (headers, problem) = refused(&app, request(method, uri, &[("origin", "https://a.example")]), 403).await;
+        assert!(problem["detail"].as_str().unwrap().contains("server.cors_origins"), "{problem}");
+        assert!(!headers.contains_key("access-control-allow-origin"));
+        refused(&app, request(method, uri, &[("sec-fetch-site", "cross-site")]), 403).await;
+        refused(&app, request(method, uri, &[("origin", "http://api.example:8080")]), 404).await;
+    }
 }
 
 #[tokio::test]
@@ -382,7 +404,7 @@ async fn bodies_beyond_the_limit_are_refused() {
     let state = state(Settings { max_body_mib: 1, ..Settings::default() });
     let take = |State(state): State<ApiState>, request: axum::extract::Request| async move {
         let (parts, body) = request.into_parts();
-        execution::receive(&state, &parts.headers, body).await.map(|body| body.len().to_string())
+        execution::receive(&state, &parts.headers, body).await.map(|body| body.bytes.len().to_string())
     };
     let methods = post(take).layer(Edge::new(&state, "/take", Care::Usual));
     let app: Router = Router::new().route("/take", methods).with_state(state);
@@ -399,4 +421,50 @@ async fn bodies_beyond_the_limit_are_refused() {
     refused(&app, send(1, Some("2000000")), 413).await;
     let broken = Body::from_stream(futures::stream::iter([Err::<Vec<u8>, _>(std::io::Error::other("gone"))]));
     refused(&app, Request::builder().method("POST").uri("/take").body(broken).unwrap(), 400).await;
+}
+
+#[tokio::test]
+async fn large_bodies_share_the_memory() {
+    let sizes = Settings { max_body_mib: 1, max_buffered_mib: 1, max_document_mib: 1, ..Settings::default() };
+    let state = state(sizes);
+    let (held, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (on_held, on_go) = (Arc::clone(&held), Arc::clone(&go));
+    let take = move |State(state): State<ApiState>, request: axum::extract::Request| async move {
+        let (parts, body) = request.into_parts();
+        let received = execution::receive(&state, &parts.headers, body).await?;
+        if parts.headers.contains_key("x-hold") {
+            on_held.notify_one();
+            on_go.notified().await;
+        }
+        Ok::<_, Problem>(received.bytes.len().to_string())
+    };
+    let methods = post(take).layer(Edge::new(&state, "/take", Care::Usual));
+    let app: Router = Router::new().route("/take", methods).with_state(state);
+    let send = |size: usize, header: &str| {
+        let request = Request::builder().method("POST").uri("/take").header("host", "h").header(header, "1");
+        request.body(Body::from(vec![b'1'; size])).unwrap()
+    };
+    let holding = tokio::spawn(app.clone().oneshot(send(1 << 20, "x-hold")));
+    held.notified().await;
+    let (headers, problem) = refused(&app, send(1 << 20, "x-other"), 503).await;
+    assert_eq!(
+        (&headers["retry-after"], &problem["type"]),
+        (&HeaderValue::from_static("1"), &"urn:vespiary:problem:overloaded".into())
+    );
+    assert_eq!(ask(&app, send(60_000, "x-other")).await.2, b"60000", "small ones are taken all the same");
+    go.notify_one();
+    assert_eq!(holding.await.unwrap().unwrap().status(), 200);
+    assert_eq!(ask(&app, send(1 << 20, "x-other")).await.0, 200, "its room is free again");
+}
+
+#[tokio::test]
+async fn a_handler_that_does_not_come_back_is_given_up() {
+    let state = state(Settings { request_timeout_seconds: 1, ..Settings::default() });
+    let edge = Edge::new(&state, "/never", Care::Usual);
+    let app: Router = Router::new().route("/never", get(std::future::pending::<&str>).layer(edge));
+    let (headers, problem) = refused(&app, request("GET", "/never", &[]), 503).await;
+    assert_eq!(
+        (&headers["retry-after"], &problem["type"]),
+        (&HeaderValue::from_static("5"), &"urn:vespiary:problem:unavailable".into())
+    );
 }

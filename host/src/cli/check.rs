@@ -117,7 +117,7 @@ impl Check {
                 headers: &[],
                 idempotency_key: None,
             };
-            match shape::shape(process, &policy, &submission).await {
+            match shape::shape(process, &policy, &config.jobs.secret_names, &submission).await {
                 Ok(shaped) => {
                     let plan = serde_json::to_value(&shaped.plan)?;
                     if let Value::Object(members) = &mut shown {

@@ -33,6 +33,8 @@ pub struct Job {
     pub updated: Timestamp,
     /// When it was removed by a client: its results and log are gone, its history stays.
     pub removed: Option<Timestamp>,
+    /// As in [`StoredRequest::guarded`].
+    pub guarded: bool,
 }
 
 /// What is written on acceptance, before anything runs.
@@ -88,8 +90,8 @@ pub struct StoredRequest {
     /// became of the process since.
     #[serde(default)]
     pub declared: Value,
-    /// Whether the process was to be asked who may read and dismiss its jobs. Once the process is gone nobody can be asked, and
-    /// only administrators get through.
+    /// Whether the process was to be asked who may read and dismiss its jobs. Once it is gone, or no longer to be asked, only
+    /// administrators get through.
     #[serde(default)]
     pub guarded: bool,
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::read::log_key;
-use super::{Error, Jobs, parse_id, require};
+use super::{Asker, Error, Jobs, parse_id, require};
 use crate::core::job::Transition;
-use crate::core::{EndReason, Job, JobId, JobStatus, OutputBody, Principal, Role, Timestamp};
+use crate::core::{EndReason, Job, JobId, JobStatus, OutputBody, Role, Timestamp};
 use crate::processor::Action;
 
 /// Attempts to stop a run, over about ten minutes.
@@ -15,14 +15,14 @@ const CANCEL_ATTEMPTS: u32 = 16;
 impl Jobs {
     /// Dismisses a job that has not ended; removes one that has (its results and log go, its history stays). Answers the job with
     /// status `dismissed`, or as it was when it was removed.
-    pub async fn dismiss(self: &Arc<Self>, principal: &Principal, id: &str) -> Result<Job, Error> {
-        require(principal, Role::Execute)?;
+    pub async fn dismiss(self: &Arc<Self>, asker: Asker<'_>, id: &str) -> Result<Job, Error> {
+        require(asker.principal, Role::Execute)?;
         let job = self.store.job(parse_id(id)?).await?.ok_or_else(|| Error::NoSuchJob(id.to_owned()))?;
         if job.removed.is_some() {
             self.sweep(job.id).await?;
             return Err(Error::JobRemoved(job.id));
         }
-        self.ask_process(&job, principal, Action::Dismiss).await?;
+        self.ask_process(&job, asker, Action::Dismiss).await?;
         if job.status.is_final() {
             // A dismissal that was recorded and not carried out is carried out now.
             self.runner.cancel(job.id).await?;
@@ -31,7 +31,7 @@ impl Jobs {
         let change = Transition {
             job_id: job.id,
             status: JobStatus::Dismissed,
-            message: Some(format!("dismissed by {}", principal.subject)),
+            message: Some(format!("dismissed by {}", asker.principal.subject)),
             reason: Some(EndReason::Cancelled),
             at: Timestamp::now(),
         };

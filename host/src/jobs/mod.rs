@@ -4,6 +4,7 @@
 //! runner sees, [`finish`] captures log and result and writes the final record, [`repair`] does again what a crash left undone.
 //! Every step can be done twice.
 
+mod access;
 pub mod capture;
 mod deploy;
 mod dismiss;
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
+pub use self::access::Asker;
 pub use self::error::Error;
 pub use self::finish::Finished;
 pub use self::observe::Followed;
@@ -199,7 +201,7 @@ pub struct DryRun {
     pub processor_digest: Digest,
     /// Who the processor takes the caller for.
     pub caller: String,
-    /// The plan, with secrets masked.
+    /// The plan, with secrets masked; without the role `deploy` the values of its literal variables and of its patch as well.
     pub plan: JobPlan,
 }
 

@@ -7,14 +7,15 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 
 use super::capture::framing::framed;
-use super::shape::denied;
-use super::{ByteBody, ByteRange, Error, Jobs, Offered, OfferedProcess, ProcessReport, Results, parse_id, require};
+use super::{
+    Asker, ByteBody, ByteRange, Error, Jobs, Offered, OfferedProcess, ProcessReport, Results, parse_id, require,
+};
 use crate::archive::{ArchiveError, ArchiveObject};
 use crate::core::{
     CaptureReceipt, Job, JobDetail, JobFilter, JobId, JobPage, JobStatus, OutputBody, OutputRecord, PageKey, Principal,
     Role,
 };
-use crate::processor::{Action, ProcessorRequest};
+use crate::processor::Action;
 use crate::runner::RunnerError;
 
 /// A range of a log that still grows is answered from memory; more than this is cut short, which a range answer may be.
@@ -56,13 +57,17 @@ impl Jobs {
     }
 
     /// One job. `id` as it stood in the URL.
-    pub async fn job(&self, principal: &Principal, id: &str) -> Result<Job, Error> {
-        let job = self.visible(id, principal).await?;
-        self.ask_process(&job, principal, Action::Read).await?;
+    pub async fn job(&self, asker: Asker<'_>, id: &str) -> Result<Job, Error> {
+        require(asker.principal, Role::Read)?;
+        let job = self.store.job(parse_id(id)?).await?.ok_or_else(|| Error::NoSuchJob(id.to_owned()))?;
+        if job.removed.is_some() {
+            return Err(Error::NoSuchJob(id.to_owned()));
+        }
+        self.ask_process(&job, asker, Action::Read).await?;
         Ok(job)
     }
 
-    /// A page of the job list.
+    /// A page of the job list, without the guarded jobs of others: it may be short for them and still have a `next`.
     pub async fn list(
         &self,
         principal: &Principal,
@@ -71,12 +76,23 @@ impl Jobs {
         limit: u32,
     ) -> Result<JobPage, Error> {
         require(principal, Role::Read)?;
-        Ok(self.store.list(filter, after, limit).await?)
+        let mut page = self.store.list(filter, after, limit).await?;
+        page.jobs.retain(|job| self.is_listed(job, principal));
+        Ok(page)
     }
 
     /// The results of a successful job; an error that says why there are none otherwise.
-    pub async fn results(&self, principal: &Principal, id: &str) -> Result<Results, Error> {
-        let detail = self.detail(principal, id).await?;
+    pub async fn results(&self, asker: Asker<'_>, id: &str) -> Result<Results, Error> {
+        self.results_of(self.detail(asker, id).await?).await
+    }
+
+    /// The same for the one who has just executed the job. Nobody is asked again: who may execute gets the answer, without the role to read
+    /// jobs, and with a credential that stood in the inputs.
+    pub async fn own_results(&self, id: JobId) -> Result<Results, Error> {
+        self.results_of(self.kept(id).await?).await
+    }
+
+    async fn results_of(&self, detail: JobDetail) -> Result<Results, Error> {
         let job = detail.job;
         match job.status {
             JobStatus::Accepted | JobStatus::Running => Err(Error::ResultNotReady { id: job.id, status: job.status }),
@@ -91,7 +107,7 @@ impl Jobs {
                 let mut outputs = self.store.outputs(job.id).await?;
                 if outputs.is_empty() {
                     // None, or removed since the row was read.
-                    self.visible(id, principal).await?;
+                    self.kept(job.id).await?;
                 }
                 outputs.retain(|output| detail.request.outputs.includes(&output.id));
                 Ok(Results { job, request: detail.request, outputs })
@@ -120,12 +136,12 @@ impl Jobs {
     /// The log, live or archived. With `follow` it ends when the job does; a range wins over `follow`.
     pub async fn log(
         &self,
-        principal: &Principal,
+        asker: Asker<'_>,
         id: &str,
         range: Option<ByteRange>,
         follow: bool,
     ) -> Result<ByteBody, Error> {
-        let mut detail = self.detail(principal, id).await?;
+        let mut detail = self.detail(asker, id).await?;
         // The run may be captured and released between the two looks: then the second one finds the receipt.
         for _ in 0..2 {
             if let Some(receipt) = &detail.receipt {
@@ -153,8 +169,8 @@ impl Jobs {
     }
 
     /// The capture receipt.
-    pub async fn receipt(&self, principal: &Principal, id: &str) -> Result<CaptureReceipt, Error> {
-        let detail = self.detail(principal, id).await?;
+    pub async fn receipt(&self, asker: Asker<'_>, id: &str) -> Result<CaptureReceipt, Error> {
+        let detail = self.detail(asker, id).await?;
         let ended = detail.job.status.is_final();
         let why = if ended { "no log of it was captured" } else { "its log is captured when it ends" };
         detail.receipt.ok_or(Error::LogNotAvailable { id: detail.job.id, what: "receipt", why })
@@ -174,42 +190,18 @@ impl Jobs {
         vec![("store", store), ("archive", archive), ("runner", runner)]
     }
 
-    /// A job that was not removed.
-    pub(super) async fn visible(&self, id: &str, principal: &Principal) -> Result<Job, Error> {
-        require(principal, Role::Read)?;
-        let job = self.store.job(parse_id(id)?).await?.ok_or_else(|| Error::NoSuchJob(id.to_owned()))?;
-        if job.removed.is_some() { Err(Error::NoSuchJob(id.to_owned())) } else { Ok(job) }
-    }
-
-    async fn detail(&self, principal: &Principal, id: &str) -> Result<JobDetail, Error> {
-        require(principal, Role::Read)?;
-        let detail = self.store.detail(parse_id(id)?).await?.ok_or_else(|| Error::NoSuchJob(id.to_owned()))?;
-        if detail.job.removed.is_some() {
-            return Err(Error::NoSuchJob(id.to_owned()));
-        }
-        self.ask_process(&detail.job, principal, Action::Read).await?;
+    /// What is kept of a job that the asker may see.
+    async fn detail(&self, asker: Asker<'_>, id: &str) -> Result<JobDetail, Error> {
+        require(asker.principal, Role::Read)?;
+        let detail = self.kept(parse_id(id)?).await?;
+        self.ask_process(&detail.job, asker, Action::Read).await?;
         Ok(detail)
     }
 
-    /// Asks the job's process where its entry wants to be asked about reading and dismissing. A process that is no longer offered
-    /// cannot be asked: then only administrators get through to the jobs that it guarded.
-    pub(super) async fn ask_process(&self, job: &Job, principal: &Principal, action: Action) -> Result<(), Error> {
-        let Some(process) = self.registry.get(job.process_id.as_str()) else {
-            let guarded = self.store.detail(job.id).await?.is_some_and(|detail| detail.request.guarded);
-            return if guarded { require(principal, Role::Admin) } else { Ok(()) };
-        };
-        if !process.entry.authorize_reads {
-            return Ok(());
-        }
-        let asked = ProcessorRequest {
-            action,
-            job_id: Some(job.id),
-            inputs: "{}".into(),
-            outputs: Vec::new(),
-            principal: principal.clone(),
-            headers: Vec::new(),
-        };
-        process.authorize(&asked).await.map(|_| ()).map_err(denied)
+    /// What is kept of a job that was not removed.
+    async fn kept(&self, id: JobId) -> Result<JobDetail, Error> {
+        let detail = self.store.detail(id).await?.filter(|detail| detail.job.removed.is_none());
+        detail.ok_or_else(|| Error::NoSuchJob(id.to_string()))
     }
 }
 

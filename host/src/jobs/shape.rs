@@ -22,11 +22,18 @@ pub struct Shaped {
     pub plan: JobPlan,
 }
 
-/// Asks `process` for the plan of a request. All violations of the inputs are found before the processor is asked anything.
-pub async fn shape(process: Arc<Process>, policy: &Policy, submission: &Submission<'_>) -> Result<Shaped, Error> {
+/// Asks `process` for the plan of a request. All violations of the inputs are found before the processor is asked anything; they quote
+/// nothing of inputs that `secret_names` or the process's entry name.
+pub async fn shape(
+    process: Arc<Process>,
+    policy: &Policy,
+    secret_names: &[String],
+    submission: &Submission<'_>,
+) -> Result<Shaped, Error> {
     require(submission.principal, Role::Execute)?;
     let mut request = ExecuteRequest::parse(submission.body).map_err(Error::Invalid)?;
-    let violations = validation::check_request(&process.description, &request);
+    let secret: Vec<&str> = secret_names.iter().chain(&process.entry.secret_inputs).map(String::as_str).collect();
+    let violations = validation::check_request(&process.description, &request, &secret);
     if !violations.is_empty() {
         return Err(Error::Invalid(violations));
     }

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use super::shape::{Shaped, raw, shape};
 use super::{Accepted, DryRun, Error, Jobs, Submission};
 use crate::core::job::{Idempotency, Inserted, StoredRequest, Transition};
-use crate::core::{EndReason, Job, JobId, JobPlan, JobStatus, NewJob, Timestamp, secrets};
+use crate::core::{EndReason, Job, JobId, JobPlan, JobStatus, NewJob, Role, Timestamp, secrets};
 use crate::failpoint;
 use crate::runner::{Launch, Masked, RunnerError};
 use crate::store::StoreError;
@@ -108,10 +108,13 @@ impl Jobs {
         Ok(Accepted { job, request, repeated })
     }
 
-    /// All of [`Jobs::submit`] up to the plan; nothing is written.
+    /// All of [`Jobs::submit`] up to the plan; nothing is written. What the operator wrote into it is for operators to see.
     pub async fn dry_run(&self, submission: Submission<'_>) -> Result<DryRun, Error> {
         let prepared = self.prepare(&submission).await?;
-        let plan = prepared.plan();
+        let mut plan = prepared.plan();
+        if !submission.principal.has(Role::Deploy) {
+            secrets::mask_literals(&mut plan);
+        }
         let Shaped { process, caller, .. } = prepared.shaped;
         Ok(DryRun { process_id: process.id.clone(), processor_digest: process.digest, caller, plan })
     }
@@ -122,7 +125,7 @@ impl Jobs {
             .registry
             .get(submission.process_id)
             .ok_or_else(|| Error::NoSuchProcess(submission.process_id.chars().take(64).collect()))?;
-        let shaped = shape(process, &self.policy, submission).await?;
+        let shaped = shape(process, &self.policy, &self.settings.secret_names, submission).await?;
         let (inputs, masked) = self.mask(&shaped)?;
         let launch = Launch {
             job_id: JobId::new(),
@@ -171,6 +174,7 @@ impl Jobs {
             finished: None,
             updated: new.created,
             removed: None,
+            guarded: new.request.guarded,
         };
         let lossy = !new.relaunchable;
         // The same request again finds this very job by its key, and repair launches it.

@@ -13,11 +13,11 @@ use crate::store::StoreError;
 
 /// The columns of [`job`], in its order.
 pub(super) const JOB: &str =
-    "id, process_id, status, message, progress, caller, created, started, finished, updated, removed";
+    "id, process_id, status, message, progress, caller, created, started, finished, updated, removed, guarded";
 
 /// The columns of [`detail`] behind those of [`JOB`].
 pub(super) const DETAIL: &str = "process_version, processor_digest, inputs, requested_outputs, response, plan, nonce, \
-     relaunchable, reason, exit_code, receipt, declared_outputs, guarded";
+     relaunchable, reason, exit_code, receipt, declared_outputs";
 
 pub(super) fn corrupt(what: &'static str, source: impl std::error::Error + Send + Sync + 'static) -> StoreError {
     StoreError::Corrupt { what, source: Box::new(source) }
@@ -110,34 +110,36 @@ pub(super) fn job(row: &impl Cells) -> Result<Job, StoreError> {
         finished: optional_time(row, 8, "jobs.finished")?,
         updated: time(row, 9, "jobs.updated")?,
         removed: optional_time(row, 10, "jobs.removed")?,
+        guarded: row.integer(11, "jobs.guarded")? != 0,
     })
 }
 
 /// A row of [`JOB`] and [`DETAIL`].
 pub(super) fn detail(row: &impl Cells) -> Result<JobDetail, StoreError> {
-    let response = Value::from(row.text(15, "jobs.response")?);
+    let job = job(row)?;
+    let response = Value::from(row.text(16, "jobs.response")?);
     let reason = row
-        .text_if_any(19, "jobs.reason")?
+        .text_if_any(20, "jobs.reason")?
         .map(|word| serde_json::from_value::<EndReason>(Value::from(word)).map_err(|e| corrupt("jobs.reason", e)))
         .transpose()?;
-    let receipt = row.text_if_any(21, "jobs.receipt")?;
+    let receipt = row.text_if_any(22, "jobs.receipt")?;
     Ok(JobDetail {
-        job: job(row)?,
-        process_version: row.text(11, "jobs.process_version")?.to_owned(),
-        processor_digest: parsed(row, 12, "jobs.processor_digest")?,
+        process_version: row.text(12, "jobs.process_version")?.to_owned(),
+        processor_digest: parsed(row, 13, "jobs.processor_digest")?,
         request: StoredRequest {
-            inputs: json(row.text(13, "jobs.inputs")?, "jobs.inputs")?,
-            outputs: json::<OutputSelection>(row.text(14, "jobs.requested_outputs")?, "jobs.requested_outputs")?,
+            inputs: json(row.text(14, "jobs.inputs")?, "jobs.inputs")?,
+            outputs: json::<OutputSelection>(row.text(15, "jobs.requested_outputs")?, "jobs.requested_outputs")?,
             response: serde_json::from_value::<ResponseMode>(response).map_err(|e| corrupt("jobs.response", e))?,
-            declared: json(row.text(22, "jobs.declared_outputs")?, "jobs.declared_outputs")?,
-            guarded: row.integer(23, "jobs.guarded")? != 0,
+            declared: json(row.text(23, "jobs.declared_outputs")?, "jobs.declared_outputs")?,
+            guarded: job.guarded,
         },
-        plan: json(row.text(16, "jobs.plan")?, "jobs.plan")?,
-        nonce: row.text_if_any(17, "jobs.nonce")?.map(str::to_owned),
-        relaunchable: row.integer(18, "jobs.relaunchable")? != 0,
+        job,
+        plan: json(row.text(17, "jobs.plan")?, "jobs.plan")?,
+        nonce: row.text_if_any(18, "jobs.nonce")?.map(str::to_owned),
+        relaunchable: row.integer(19, "jobs.relaunchable")? != 0,
         reason,
         exit_code: row
-            .integer_if_any(20, "jobs.exit_code")?
+            .integer_if_any(21, "jobs.exit_code")?
             .map(|code| i32::try_from(code).map_err(|source| corrupt("jobs.exit_code", source)))
             .transpose()?,
         receipt: receipt.map(|text| json(text, "jobs.receipt")).transpose()?,

@@ -53,6 +53,24 @@ pub fn mask_plan(plan: &JobPlan, values: &[String]) -> (JobPlan, bool) {
     plan::mask(plan, values)
 }
 
+/// Masks what an operator may have written into a plan as plain text: the values of literal variables and of the pod's patch, whatever they
+/// are. They are not compared with the inputs: whoever sends those would learn from the answer which of his guesses are right.
+pub fn mask_literals(plan: &mut JobPlan) {
+    plan::mask_literals(plan);
+}
+
+/// Whether an input, or a member of its value at any depth, has one of these names.
+pub(super) fn is_named(id: &str, value: &Value, names: &[&str]) -> bool {
+    fn inside(value: &Value, names: &[&str]) -> bool {
+        match value {
+            Value::Object(members) => members.iter().any(|(name, member)| is_named(name, member, names)),
+            Value::Array(elements) => elements.iter().any(|element| inside(element, names)),
+            _ => false,
+        }
+    }
+    names.contains(&id) || inside(value, names)
+}
+
 struct Masking<'a> {
     names: &'a [String],
     values: Vec<String>,

@@ -23,6 +23,21 @@ pub(super) fn mask(plan: &JobPlan, values: &[String]) -> (JobPlan, bool) {
     (plan, masking.found)
 }
 
+pub(super) fn mask_literals(plan: &mut JobPlan) {
+    for container in plan.init_containers.iter_mut().chain(&mut plan.containers) {
+        for variable in &mut container.env {
+            if let EnvValue::Literal(text) = &mut variable.value {
+                MASK.clone_into(text);
+            }
+        }
+    }
+    for operation in plan.pod_patch.iter_mut().filter_map(Value::as_array_mut).flatten() {
+        if let Some(value) = operation.get_mut("value") {
+            *value = Value::from(MASK);
+        }
+    }
+}
+
 /// Each value as it is, and as it stands inside JSON text (with and without other characters than ASCII).
 fn forms(values: &[String]) -> Vec<String> {
     let mut forms = Vec::new();

@@ -109,6 +109,17 @@ fn a_plan_that_repeats_a_secret_is_masked() {
 }
 
 #[test]
+fn literals_are_masked_whatever_they_are() {
+    let mut masked = plan("hunter2");
+    mask_literals(&mut masked);
+    for container in masked.all_containers() {
+        assert!(container.env.iter().all(|variable| variable.value == EnvValue::Literal(MASK.into())));
+        assert_eq!(container.args[0], "--password=hunter2", "what the command is stays to be seen");
+    }
+    assert_eq!(masked.pod_patch, Some(json!([{"op": "add", "path": "/x", "value": "***"}])));
+}
+
+#[test]
 fn overlapping_and_escaped_values_leave_nothing() {
     let (masked, _) = mask_plan(&plan("xaba\"ba\u{fc}"), &["aba\"".into(), "a\"ba".into(), "ba\u{fc}".into()]);
     assert_eq!(masked.containers[0].args[0], "--password=x***");

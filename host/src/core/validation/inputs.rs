@@ -5,11 +5,12 @@ use url::Url;
 
 use super::{names, shown};
 use crate::core::description::InputDescription;
+use crate::core::secrets::is_named;
 use crate::core::value_schema::{Shown, from_base64};
 use crate::core::{Violation, media_type, pointer::join};
 
 /// Checks what was given for an input, or that nothing was.
-pub(super) fn check(input: &InputDescription, given: Option<&Value>, out: &mut Vec<Violation>) {
+pub(super) fn check(input: &InputDescription, given: Option<&Value>, secret: &[&str], out: &mut Vec<Violation>) {
     let at = join("/inputs", &input.id);
     let Some(given) = given else {
         if input.min_occurs > 0 {
@@ -17,7 +18,8 @@ pub(super) fn check(input: &InputDescription, given: Option<&Value>, out: &mut V
         }
         return;
     };
-    let shown = if input.schema.holds_secret() { Shown::Nothing } else { Shown::Values };
+    let holds_secret = input.schema.holds_secret() || is_named(&input.id, given, secret);
+    let shown = if holds_secret { Shown::Nothing } else { Shown::Values };
     let check = Check { input, shown };
     match given {
         Value::Array(values) if check.is_list(values) => {

@@ -17,8 +17,9 @@ const MOST: usize = 100;
 
 /// Everything in a request that is against the description, at most 100 violations: unknown, missing, too few or too many, wrong in type or
 /// range. Pointers are into the request's body. References (`{"href": …}`) are checked in their form and handed to the container as they are.
+/// `secret` are names of inputs, at any depth, that are secret though their schemas do not say so.
 #[must_use]
-pub fn check_request(process: &ProcessDescription, request: &ExecuteRequest) -> Vec<Violation> {
+pub fn check_request(process: &ProcessDescription, request: &ExecuteRequest, secret: &[&str]) -> Vec<Violation> {
     let mut out = Vec::new();
     for id in request.inputs.keys().filter(|id| process.input(id).is_none()) {
         let known = names(process.inputs.iter().map(|input| input.id.as_str()));
@@ -28,7 +29,7 @@ pub fn check_request(process: &ProcessDescription, request: &ExecuteRequest) -> 
         ));
     }
     for input in &process.inputs {
-        inputs::check(input, request.inputs.get(&input.id), &mut out);
+        inputs::check(input, request.inputs.get(&input.id), secret, &mut out);
     }
     for (id, wish) in request.outputs.0.iter().flatten() {
         let at = join("/outputs", id);

@@ -48,7 +48,11 @@ fn echo() -> ProcessDescription {
 }
 
 fn found(request: &Value) -> Vec<Violation> {
-    check_request(&echo(), &ExecuteRequest::parse(request.to_string().as_bytes()).unwrap())
+    found_with(request, &[])
+}
+
+fn found_with(request: &Value, secret: &[&str]) -> Vec<Violation> {
+    check_request(&echo(), &ExecuteRequest::parse(request.to_string().as_bytes()).unwrap(), secret)
 }
 
 fn pointers(inputs: &Value) -> Vec<String> {
@@ -136,6 +140,32 @@ fn a_secret_is_never_quoted() {
     {
         let all = format!("{:?}", found(&json!({"inputs": {"message": "m", "password": value}})));
         assert!(all.contains("/inputs/password") && !all.contains("hunter2"), "{all}");
+    }
+}
+
+#[test]
+fn what_the_configuration_calls_secret_is_not_quoted_either() {
+    let given = [
+        (json!({"level": "hunter2"}), "level"),
+        (json!({"several": [10_002_000]}), "several"),
+        (json!({"mixed": {"value": {"key": "hunter2"}}}), "key"),
+        (json!({"object": {"value": {"b": [{"key": "hunter2"}]}}}), "key"),
+    ];
+    for (inputs, name) in given {
+        let mut inputs = inputs;
+        inputs["message"] = json!("m");
+        let told = |secret: &[&str]| {
+            let found = found_with(&json!({"inputs": inputs}), secret);
+            assert!(!found.is_empty(), "{inputs}");
+            serde_json::to_string(&found).unwrap()
+        };
+        let quoted = told(&["other"]);
+        assert!(
+            name == "key" || quoted.contains("hunter2") || quoted.contains("10002000"),
+            "the test can fail: {quoted}"
+        );
+        let silent = told(&["other", name]);
+        assert!(!silent.contains("hunter2") && !silent.contains("10002000"), "{silent}");
     }
 }
 

@@ -122,7 +122,7 @@ impl Work for Finish {
             self.write_outputs(connection, &id).await?;
         } else {
             // The client removed the job before its record came: nobody may read the outputs, but somebody must delete them.
-            let mut keys = known_keys(row.text_if_any(11, "jobs.removed_keys")?)?;
+            let mut keys = known_keys(row.text_if_any(12, "jobs.removed_keys")?)?;
             keys.extend(record.outputs.iter().filter_map(|output| match &output.body {
                 OutputBody::Archived { key } => Some(key.clone()),
                 OutputBody::Inline(_) => None,

@@ -46,7 +46,7 @@ impl Insert {
             .fetch_one(connection)
             .await
             .map_err(classify)?;
-        if row.text_if_any(11, "jobs.request_sha256")? == Some(idempotency.request_sha256.as_str()) {
+        if row.text_if_any(12, "jobs.request_sha256")? == Some(idempotency.request_sha256.as_str()) {
             return Ok(Inserted::Existing(Box::new(rows::job(&row)?)));
         }
         Ok(Inserted::KeyReused)

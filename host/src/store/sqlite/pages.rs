@@ -60,12 +60,25 @@ struct Listed(
     Option<i64>,
     i64,
     Option<i64>,
+    i64,
 );
 
 impl From<Listed> for Job {
     fn from(listed: Listed) -> Self {
-        let Listed(id, process_id, status, message, progress, caller, created, started, finished, updated, removed) =
-            listed;
+        let Listed(
+            id,
+            process_id,
+            status,
+            message,
+            progress,
+            caller,
+            created,
+            started,
+            finished,
+            updated,
+            removed,
+            guarded,
+        ) = listed;
         Self {
             id,
             process_id,
@@ -78,6 +91,7 @@ impl From<Listed> for Job {
             finished: finished.map(Timestamp::from_millis),
             updated: Timestamp::from_millis(updated),
             removed: removed.map(Timestamp::from_millis),
+            guarded: guarded != 0,
         }
     }
 }
