@@ -45,6 +45,7 @@ use kube::api::ListParams;
 use tokio_util::sync::CancellationToken;
 
 use self::cluster::Cluster;
+use self::rights::LettingGo;
 use self::view::View;
 use super::{Launch, Runner, RunnerError};
 use crate::core::{JobId, LogEvent, Observation, RunState};
@@ -58,6 +59,7 @@ pub use self::settings::{PodSecurity, Settings};
 pub struct KubernetesRunner {
     cluster: Cluster,
     view: Arc<View>,
+    letting_go: Arc<LettingGo>,
     stop: CancellationToken,
     scope: String,
 }
@@ -82,8 +84,11 @@ impl KubernetesRunner {
     fn start(cluster: Cluster) -> Self {
         let stop = CancellationToken::new();
         let view = View::start(cluster.clone(), stop.clone());
+        let letting_go = Arc::new(LettingGo::new(cluster.clone()));
+        let (follower, stopped) = (Arc::clone(&letting_go), stop.clone());
+        tokio::spawn(async move { stopped.run_until_cancelled(follower.follow()).await });
         let scope = scope(&cluster);
-        Self { cluster, view, stop, scope }
+        Self { cluster, view, letting_go, stop, scope }
     }
 
     /// Where the Jobs are.
@@ -127,6 +132,7 @@ impl Runner for KubernetesRunner {
     }
 
     async fn launch(&self, launch: &Launch) -> Result<(), RunnerError> {
+        self.letting_go.before_launch().await?;
         launch::launch(&self.cluster, launch).await
     }
 
@@ -161,6 +167,6 @@ impl Runner for KubernetesRunner {
     }
 
     async fn ready(&self) -> Result<(), RunnerError> {
-        self.view.ready()
+        self.view.ready().and_then(|()| self.letting_go.ready())
     }
 }
