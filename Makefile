@@ -18,7 +18,7 @@ test: lint target/debug/plugins.stamp  ## everything that must hold, without net
 # The variables that it reads are told in CONTRIBUTING.md; with VESPIARY_TEST_ALL=1 one that is missing is a failure.
 test-cluster: target/debug/plugins.stamp  ## contract suites and end-to-end tests on Kubernetes, PostgreSQL and S3
 	$(CARGO) build --workspace --all-targets --features vespiary/failpoints
-	$(CARGO) test --workspace --no-fail-fast --features vespiary/failpoints --lib -- store:: archive:: runner::
+	$(CARGO) test --workspace --no-fail-fast --features vespiary/failpoints --lib -- store:: archive:: runner:: jobs::inspect::
 	VESPIARY_E2E=cluster $(CARGO) test --workspace --no-fail-fast --features vespiary/failpoints --test '*' -- --test-threads 4
 
 run: release  ## a server on 127.0.0.1:8080 with its data in ./vespiary-data

@@ -7,7 +7,17 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+use vespiary::core::access::TokenTable;
+
 use crate::{Client, Cluster, Folder, Namespace, workspace};
+
+/// The token of servers that share a database.
+const SHARED_TOKEN: &str = "the-token-that-all-servers-of-a-database-know";
+
+fn is_shared(folder: &Folder) -> bool {
+    folder.env().iter().any(|(name, _)| name == "VESPIARY_STORE_URL")
+}
 
 /// How a server is started.
 #[derive(Debug, Clone, Default)]
@@ -93,7 +103,15 @@ impl Server {
         for (name, value) in folder.env().iter().chain(&options.env) {
             command.env(name, value);
         }
-        let first_start = !folder.path().join("data/token.sha256").exists() && !options.config.contains("tokens:");
+        // Servers that share a database make none.
+        let given = is_shared(&folder) && !options.config.contains("tokens:");
+        if given {
+            let hash = TokenTable::hash(SHARED_TOKEN);
+            command.env("VESPIARY_ACCESS_TOKENS", format!("[{{name: generated, sha256: '{hash}', roles: [admin]}}]"));
+        }
+        let first_start = !is_shared(&folder)
+            && !folder.path().join("data/token.sha256").exists()
+            && !options.config.contains("tokens:");
         let mut child = command.spawn().expect("the program starts");
         let log = Arc::new(Mutex::new(String::new()));
         let mut errors = BufReader::new(child.stderr.take().expect("standard error is piped"));
@@ -114,7 +132,7 @@ impl Server {
             std::thread::sleep(Duration::from_millis(50));
             return Err(log.lock().unwrap_or_else(PoisonError::into_inner).clone());
         }
-        let mut made = None;
+        let mut made = given.then(|| SHARED_TOKEN.to_owned());
         if first_start {
             let mut line = String::new();
             let _ = out.read_line(&mut line);
@@ -131,7 +149,7 @@ impl Server {
         Client::new(&self.url, None)
     }
 
-    /// A client with the token that the server made at its first start, which may do everything.
+    /// A client with the token that the server made at its first start, or was given, which may do everything.
     #[must_use]
     pub fn admin(&self) -> Client {
         Client::new(&self.url, self.token.clone())
@@ -167,7 +185,7 @@ impl Server {
         self.folder().join("plugins")
     }
 
-    /// The token that the server made.
+    /// The token that the server made or was given.
     #[must_use]
     pub fn token(&self) -> Option<String> {
         self.token.clone()
@@ -196,7 +214,7 @@ impl Server {
 
     /// Asks it to stop and waits; whether it ended with exit code 0.
     pub fn stop(&mut self) -> bool {
-        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
         self.wait_dead(Duration::from_secs(30));
         self.child.wait().is_ok_and(|status| status.success())
     }

@@ -2,12 +2,22 @@
 
 use std::process::Command;
 
-#[test]
-fn every_figure_is_measured() {
-    let output = Command::new(env!("CARGO_BIN_EXE_bench")).args(["--quick", "--rows", "3000"]).output().unwrap();
+use vespiary_tests::{Namespace, cluster};
+
+/// Runs it: every figure is in its table.
+fn measured(words: &[&str], figures: &[&str]) {
+    let output = Command::new(env!("CARGO_BIN_EXE_bench")).args(words).output().unwrap();
     let (table, log) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{table}\n{log}");
-    for figure in [
+    for figure in figures {
+        assert!(table.contains(figure), "{figure} is not in\n{table}");
+    }
+    assert!(!table.contains("NOT MEASURED"), "{table}");
+}
+
+#[test]
+fn every_figure_is_measured() {
+    let figures = [
         "authorize + shape",
         "GET /processes/hello-world",
         "asynchronous POST",
@@ -17,8 +27,25 @@ fn every_figure_is_measured() {
         "start to ready",
         "idle memory",
         "cores",
-    ] {
-        assert!(table.contains(figure), "{figure} is not in\n{table}");
+    ];
+    measured(&["--quick", "--rows", "3000"], &figures);
+}
+
+#[test]
+fn every_figure_of_a_cluster_is_measured() {
+    if !cluster::is_wanted() || !Namespace::is_possible() {
+        let must = std::env::var("VESPIARY_TEST_ALL").is_ok_and(|all| all == "1");
+        assert!(!must, "VESPIARY_TEST_ALL is set, and VESPIARY_E2E=cluster or KUBECONFIG not");
+        eprintln!("not tried: VESPIARY_E2E=cluster or KUBECONFIG not set");
+        return;
     }
-    assert!(!table.contains("NOT MEASURED"), "{table}");
+    let figures = [
+        "asynchronous POST to its 201",
+        "container terminated in the API to result readable",
+        "synchronous call over a container of 50 ms",
+        "calls to the API server for any GET but live logs",
+        "suspended Jobs",
+        "from a stream into S3",
+    ];
+    measured(&["cluster", "--quick"], &figures);
 }

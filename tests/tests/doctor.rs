@@ -5,6 +5,8 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::extract::Request;
+use axum::{Json, Router};
 use serde_json::{Value, json};
 use vespiary::core::{JobId, RunState, Timestamp};
 use vespiary::runner::local::LocalRunner;
@@ -14,11 +16,16 @@ use vespiary_tests::{Server, local_only};
 
 /// Exit code, standard output, standard error; nothing is left to servers.
 fn run(data: &Path, args: &[&str]) -> (i32, String, String) {
+    run_with(data, args, &[])
+}
+
+fn run_with(data: &Path, args: &[&str], variables: &[(&str, &str)]) -> (i32, String, String) {
     let mut command = Command::new(program());
     command.args(args).arg("--data").arg(data).env_remove("VESPIARY_URL");
     for name in ["VESPIARY_CONFIG", "VESPIARY_RUNNER_KIND", "VESPIARY_STORE_URL"] {
         command.env_remove(name);
     }
+    command.envs(variables.iter().copied());
     let output = command.output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
@@ -102,4 +109,66 @@ fn a_lost_row_is_found_beside_the_server_and_repaired_without_it() {
     assert!(std::fs::read_to_string(&log).unwrap().contains("from a lost job"), "{out}");
     let (code, out, _) = run(&data, &["doctor"]);
     assert!(code == 0 && log.exists(), "an object of today stays: {out}");
+}
+
+/// A cluster with these Jobs and nothing else: its kubeconfig, whose context is of the namespace `default`.
+fn cluster(folder: &Path, jobs: Value) -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let answer = move |request: Request| {
+            let found = if request.uri().path().ends_with("/jobs") { jobs.clone() } else { json!([]) };
+            async move { Json(json!({ "apiVersion": "v1", "kind": "List", "metadata": {}, "items": found })) }
+        };
+        tokio::runtime::Runtime::new().unwrap().block_on(async {
+            listener.set_nonblocking(true).unwrap();
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            axum::serve(listener, Router::new().fallback(answer)).await.unwrap();
+        });
+    });
+    let kubeconfig = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "one",
+        "clusters": [{ "name": "one", "cluster": { "server": format!("http://{address}") } }],
+        "contexts": [{ "name": "one", "context": { "cluster": "one", "user": "one" } }],
+        "users": [{ "name": "one", "user": {} }],
+    });
+    let file = folder.join("kubeconfig");
+    std::fs::write(&file, kubeconfig.to_string()).unwrap();
+    file.to_string_lossy().into_owned()
+}
+
+#[test]
+fn leaving_a_namespace_that_nobody_named_is_no_success() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, kubeconfig) = (folder.path().join("data"), cluster(folder.path(), json!([])));
+    let kubernetes = [("KUBECONFIG", kubeconfig.as_str()), ("VESPIARY_RUNNER_KIND", "kubernetes")];
+    let (code, out, err) = run_with(&data, &["uninstall", "--release"], &kubernetes);
+    assert!(code == 1 && out.contains("namespace 'default' (of the kubeconfig's context)"), "{out}{err}");
+    assert!(err.contains("VESPIARY_KUBERNETES_NAMESPACE"), "{err}");
+    let named = [kubernetes[0], kubernetes[1], ("VESPIARY_KUBERNETES_NAMESPACE", "lab")];
+    let (code, out, err) = run_with(&data, &["uninstall", "--release"], &named);
+    assert!(
+        code == 0 && out.contains("namespace 'lab' (of the configuration): our finalizer is on nothing"),
+        "{out}{err}"
+    );
+}
+
+#[test]
+fn jobs_that_make_more_pods_are_no_success() {
+    let folder = tempfile::tempdir().unwrap();
+    let id = JobId::new();
+    let name = format!("pygeoapi-job-{id}");
+    // Suspended, and let go before.
+    let labels = json!({ "vespiary.io/job-id": id });
+    let job = json!({ "metadata": { "name": name, "uid": "u", "labels": labels }, "spec": { "template": { "spec": { "containers": [] } } } });
+    let kubeconfig = cluster(folder.path(), json!([job]));
+    let named = [
+        ("KUBECONFIG", kubeconfig.as_str()),
+        ("VESPIARY_RUNNER_KIND", "kubernetes"),
+        ("VESPIARY_KUBERNETES_NAMESPACE", "lab"),
+    ];
+    let (code, out, err) = run_with(&folder.path().join("data"), &["uninstall", "--release", "--force"], &named);
+    assert!(code == 1 && err.contains(&format!("kubectl delete jobs {name}")), "{out}{err}");
 }

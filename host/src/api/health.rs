@@ -11,8 +11,13 @@ use serde_json::{Value, json};
 
 use super::access::{Caller, require};
 use super::problem::{NOT_READY, Problem};
+use super::query::Query;
 use super::{ApiState, json_answer};
 use crate::core::Role;
+use crate::jobs::Jobs;
+
+/// The parameter that names parts which do not count.
+const EXCLUDE: &str = "exclude";
 
 /// Says what the metrics of this module are.
 pub(super) fn describe_metrics() {
@@ -30,12 +35,24 @@ pub(super) async fn alive() -> Result<Response, Problem> {
     json_answer(StatusCode::OK, &json!({ "status": "ok" }))
 }
 
-/// `GET /readyz`: whether every part works now, and which one does not. Needs no credential.
-pub(super) async fn ready(State(state): State<ApiState>) -> Result<Response, Problem> {
+/// `GET /readyz`: whether every part works now, and which one does not; as at the API server of Kubernetes, `exclude=PART` leaves one out.
+/// Needs no credential.
+pub(super) async fn ready(State(state): State<ApiState>, query: Query) -> Result<Response, Problem> {
+    query.only(&[EXCLUDE])?;
+    let excluded = excluded(&query)?;
     let mut parts =
         vec![("server", if state.stopping().is_cancelled() { Err("it is stopping".to_owned()) } else { Ok(()) })];
-    parts.extend(state.jobs().readiness().await);
+    parts.extend(state.jobs().readiness(&excluded).await);
     readiness(&parts)
+}
+
+/// The parts that are not asked. A name that is none would leave out nothing, unnoticed.
+fn excluded(query: &Query) -> Result<Vec<&str>, Problem> {
+    let names = query.list(EXCLUDE)?;
+    match names.iter().all(|name| Jobs::PARTS.contains(name)) {
+        true => Ok(names),
+        false => Err(Problem::query(EXCLUDE, &format!("must be of {}", Jobs::PARTS.join(", ")))),
+    }
 }
 
 fn readiness(parts: &[(&'static str, Result<(), String>)]) -> Result<Response, Problem> {
@@ -73,5 +90,13 @@ mod tests {
         let problem = readiness(&[("store", Ok(())), ("archive", Err("read-only".to_owned()))]).unwrap_err();
         assert_eq!(problem.kind(), NOT_READY);
         assert!(format!("{problem:?}").contains("not ready: archive"));
+    }
+
+    #[test]
+    fn only_parts_that_there_are_can_be_left_out() {
+        let parse = |query: &str| Query::parse(query).unwrap();
+        assert_eq!(excluded(&parse("exclude=archive&exclude=runner")).unwrap(), ["archive", "runner"]);
+        assert_eq!(excluded(&parse("")).unwrap(), Vec::<&str>::new());
+        assert!(excluded(&parse("exclude=archives")).is_err() && excluded(&parse("exclude=server")).is_err());
     }
 }

@@ -69,10 +69,14 @@ impl DataDir {
     }
 
     /// The tokens of the configuration, or one that is generated at the first start. The second part is that one, to be kept and shown
-    /// once the server serves.
-    pub(super) fn token_table(&self, settings: &Settings) -> Result<(TokenTable, Option<String>), AppError> {
+    /// once the server serves. None is generated where servers share their jobs: the others would not know it.
+    pub(super) fn token_table(
+        &self,
+        settings: &Settings,
+        is_shared: bool,
+    ) -> Result<(TokenTable, Option<String>), AppError> {
         let refused = |wrong: Vec<String>| AppError::Part { part: "access", source: wrong.join("; ").into() };
-        if !settings.tokens.is_empty() {
+        if !settings.tokens.is_empty() || is_shared {
             return TokenTable::new(settings).map(|table| (table, None)).map_err(refused);
         }
         let file = self.token_file();
@@ -113,4 +117,19 @@ impl DataDir {
 
 fn create_private(path: &Path) -> std::io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_generated_for_a_server_of_its_own_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = DataDir::open(folder.path().join("data")).unwrap();
+        let (_, made) = data.token_table(&Settings::default(), true).unwrap();
+        assert_eq!(made, None);
+        let (table, made) = data.token_table(&Settings::default(), false).unwrap();
+        assert!(table.find(&made.unwrap()).is_some());
+    }
 }

@@ -110,15 +110,16 @@ impl App {
 
         let data = DataDir::open(data_dir)?;
         data.create(&plugins_folder)?;
-        let (table, token) = data.token_table(&access)?;
+        let is_shared = store.url.is_some();
+        let (table, token) = data.token_table(&access, is_shared)?;
         let table = Arc::new(table);
         let verify = Arc::clone(&table);
         let policy =
             Policy::new(&policy).map_err(|wrong| AppError::Part { part: "policy", source: wrong.join("; ").into() })?;
         let store = backends::store(&store, &postgres, &database).await?;
-        if token.is_some() && store.is_shared() {
+        if is_shared && access.tokens.is_empty() {
             tracing::warn!(
-                "no token is configured, so that this server makes one of its own: with several servers on one database set access.tokens"
+                "no token is configured, and none is made, since the other servers of this database would not know it: set access.tokens, the same for all (VESPIARY_ACCESS_TOKENS; in the manifests the key 'tokens' of the Secret k8s-job-manager)"
             );
         }
         let archive = backends::archive(&s3, &data).await?;

@@ -16,7 +16,7 @@ use crate::jobs::inspect::{Finding, Limits};
 /// `vespiary doctor`
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Looks with the server's configuration, beside servers that run, and changes nothing without --fix.\nExit code: 0 nothing is wrong (any more), 1 something is, 2 the configuration is wrong.\n\nExamples:\n  vespiary doctor --config vespiary.yaml\n  vespiary doctor --fix\n  vespiary doctor --json | jq '.findings[] | select(.severity == \"error\")'\n  kubectl -n vespiary exec deploy/vespiary -- vespiary doctor"
+    after_help = "Looks with the server's configuration, beside servers that run. Without --fix it changes nothing, but for the object by which a bucket is proven to take one.\nExit code: 0 nothing is wrong (any more), 1 something is, 2 the configuration is wrong.\n\nExamples:\n  vespiary doctor --config vespiary.yaml\n  vespiary doctor --fix\n  vespiary doctor --json | jq '.findings[] | select(.severity == \"error\")'\n  kubectl -n vespiary exec deploy/vespiary -- vespiary doctor"
 )]
 pub(crate) struct Doctor {
     #[command(flatten)]
@@ -94,7 +94,7 @@ fn shown(findings: &[Finding]) -> String {
 /// `vespiary uninstall`
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Stop the servers first: one that runs holds what it starts. Nothing is deleted and nothing is stopped: our finalizer is taken off, and no other.\nExit code: 0 listed, or nothing is held any more; 1 refused or failed; 2 the configuration is wrong.\n\nExamples:\n  kubectl -n vespiary scale deploy/vespiary --replicas 0\n  vespiary uninstall --config vespiary.yaml                      list what is held\n  vespiary uninstall --config vespiary.yaml --release            let it go\n  VESPIARY_RUNNER_KIND=kubernetes VESPIARY_KUBERNETES_NAMESPACE=vespiary vespiary uninstall --release --force"
+    after_help = "Stop the servers first: one that runs holds what it starts. Nothing is deleted and nothing is stopped: our finalizer is taken off, and no other.\nExit code: 0 listed, or nothing is held any more; 1 refused or failed, or Jobs have not ended, or nothing is there and the namespace is the kubeconfig's own; 2 the configuration is wrong.\n\nExamples:\n  kubectl -n vespiary scale deploy/vespiary --replicas 0\n  kubectl apply -k k8s-manifests/uninstall                       let go in the cluster, with all that the server has\n  vespiary uninstall --config vespiary.yaml                      list what is held\n  vespiary uninstall --config vespiary.yaml --release            let it go\n  VESPIARY_RUNNER_KIND=kubernetes VESPIARY_KUBERNETES_NAMESPACE=vespiary vespiary uninstall --release --force"
 )]
 pub(crate) struct Uninstall {
     #[command(flatten)]
@@ -121,6 +121,14 @@ enum UninstallError {
     Refused(String),
     #[error("not everything was let go")]
     Kept,
+    #[error(
+        "{count} Jobs have not ended, and a pod that they make later is held again: delete them in {place} (kubectl delete jobs {names}), then run this again"
+    )]
+    Unfinished { count: usize, place: String, names: String },
+    #[error(
+        "nothing of a server is in {0}, and nobody has named it: name the server's namespace with VESPIARY_KUBERNETES_NAMESPACE, or by kubernetes.namespace in the configuration"
+    )]
+    Doubtful(String),
 }
 
 impl Uninstall {
@@ -141,6 +149,13 @@ impl Uninstall {
         match &leaving.refused {
             Some(why) => Err(UninstallError::Refused(why.clone()).into()),
             None if self.release && !leaving.is_free() => Err(UninstallError::Kept.into()),
+            None if self.release && !leaving.unfinished.is_empty() => Err(UninstallError::Unfinished {
+                count: leaving.unfinished.len(),
+                place: leaving.place,
+                names: leaving.unfinished.join(" "),
+            }
+            .into()),
+            None if leaving.is_doubtful() => Err(UninstallError::Doubtful(leaving.place).into()),
             None => Ok(ExitCode::SUCCESS),
         }
     }
@@ -157,8 +172,9 @@ impl Uninstall {
     }
 
     fn told(&self, leaving: &Leaving) -> String {
+        let place = format!("{} ({})", leaving.place, leaving.place_from.as_str());
         if leaving.held.is_empty() {
-            return format!("{}: our finalizer is on nothing", leaving.place);
+            return format!("{place}: our finalizer is on nothing");
         }
         let outcome = |released: bool, why: &Option<String>| match (released, why) {
             (true, _) => "let go".to_owned(),
@@ -176,8 +192,8 @@ impl Uninstall {
         let free = leaving.held.iter().filter(|one| one.released).count();
         let mut text = table(&["KIND", "NAME", "JOB IS", "NOW"], &rows);
         text.push_str(&match self.release {
-            true => format!("\n{}: {free} of {} objects let go", leaving.place, leaving.held.len()),
-            false => format!("\n{}: {} objects held; --release lets them go", leaving.place, leaving.held.len()),
+            true => format!("\n{place}: {free} of {} objects let go", leaving.held.len()),
+            false => format!("\n{place}: {} objects held; --release lets them go", leaving.held.len()),
         });
         text
     }

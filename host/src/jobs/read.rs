@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures::future::join_all;
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 
 use super::capture::framing::framed;
@@ -176,8 +177,11 @@ impl Jobs {
         detail.receipt.ok_or(Error::LogNotAvailable { id: detail.job.id, what: "receipt", why })
     }
 
-    /// Whether each part works now: its name and, for one that does not, what is wrong.
-    pub async fn readiness(&self) -> Vec<(&'static str, Result<(), String>)> {
+    /// The names of the parts that [`Jobs::readiness`] tells of.
+    pub const PARTS: [&'static str; 3] = ["store", "archive", "runner"];
+
+    /// Whether each part works now: its name and, for one that does not, what is wrong. Parts that are left out are not asked.
+    pub async fn readiness(&self, left_out: &[&str]) -> Vec<(&'static str, Result<(), String>)> {
         async fn within<E: std::error::Error>(check: impl Future<Output = Result<(), E>>) -> Result<(), String> {
             match tokio::time::timeout(READY_WITHIN, check).await {
                 Ok(Ok(())) => Ok(()),
@@ -185,9 +189,16 @@ impl Jobs {
                 Err(_) => Err(format!("did not answer within {} s", READY_WITHIN.as_secs())),
             }
         }
-        let (store, archive, runner) =
-            tokio::join!(within(self.store.ready()), within(self.archive.ready()), within(self.runner.ready()));
-        vec![("store", store), ("archive", archive), ("runner", runner)]
+        let asked = Self::PARTS.into_iter().filter(|part| !left_out.contains(part));
+        join_all(asked.map(async |part| {
+            let state = match part {
+                "store" => within(self.store.ready()).await,
+                "archive" => within(self.archive.ready()).await,
+                _ => within(self.runner.ready()).await,
+            };
+            (part, state)
+        }))
+        .await
     }
 
     /// What is kept of a job that the asker may see.

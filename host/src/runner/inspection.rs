@@ -2,6 +2,8 @@
 //!
 //! Invariant: nothing changes by a look, no run is taken on, and what is not ours is not seen.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use serde::Serialize;
 
@@ -44,6 +46,32 @@ pub enum Stage {
     Alive,
     /// Nothing of it runs any more, since then.
     Ended(Timestamp),
+    /// It was to end, and nobody has said since then that it did, for longer than that may take: a server gives it up.
+    Lost(Timestamp),
+}
+
+/// Who named the place that is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PlaceFrom {
+    /// The configuration.
+    Configuration,
+    /// The service account of the pod that we run in.
+    ServiceAccount,
+    /// The current context of the kubeconfig: nobody has said that our runs are there.
+    Kubeconfig,
+}
+
+impl PlaceFrom {
+    /// For people: `of the kubeconfig's context`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Configuration => "of the configuration",
+            Self::ServiceAccount => "of the service account",
+            Self::Kubeconfig => "of the kubeconfig's context",
+        }
+    }
 }
 
 /// One object of ours.
@@ -88,6 +116,16 @@ pub struct MissingRight {
 pub trait Inspector: Send + Sync {
     /// Where it looks, for people: `namespace 'jobs'`.
     fn place(&self) -> String;
+
+    /// Who named it.
+    fn place_from(&self) -> PlaceFrom {
+        PlaceFrom::Configuration
+    }
+
+    /// How long a runner that has just been opened may wait before it gives up a run that is [`Stage::Lost`].
+    fn gives_up_after(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// The same as [`super::Runner::scope`] of the runner whose objects these are; `None` where no runner was here yet.
     fn scope(&self) -> Option<&str>;

@@ -1,6 +1,7 @@
 //! The checks. Each has its own deadline, and one that fails is a finding like any other.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use tokio::time::Instant;
@@ -16,6 +17,9 @@ use crate::store::{JobStore, StoreError};
 
 /// Rows and ids that are asked for at once.
 const PAGE: u32 = 500;
+
+/// How much later than it may a runner gives up a run.
+const SEEN_WITHIN: Duration = Duration::from_secs(5);
 
 /// Objects that one finding is about, at most; the next look finds the rest.
 const MOST_OBJECTS: usize = 10_000;
@@ -40,10 +44,18 @@ impl Run<'_> {
         self.objects.iter().all(|object| object.stage == Stage::Incomplete)
     }
 
+    /// A pod of it does not come to its end by itself.
+    fn is_lost(&self) -> bool {
+        self.objects.iter().any(|object| matches!(object.stage, Stage::Lost(_)))
+    }
+
     /// Since when nothing of it runs.
     fn ended(&self) -> Option<Timestamp> {
-        let ends = self.objects.iter().map(|object| match object.stage {
-            Stage::Ended(since) => Some(since),
+        // A Job waits for the end of its pods before it says its own.
+        let waits = |object: &FoundObject| object.kind == ObjectKind::Job && object.stage == Stage::Alive;
+        let counted = self.objects.iter().filter(|object| !(self.is_lost() && waits(object)));
+        let ends = counted.map(|object| match object.stage {
+            Stage::Ended(since) | Stage::Lost(since) => Some(since),
             Stage::Alive | Stage::Incomplete => None,
         });
         // Of none at all: none.
@@ -183,6 +195,14 @@ impl Subject {
         for (id, run) in &runs {
             let ended = run.ended().filter(|ended| *ended <= settled);
             let kind = if run.has_job() { "job without a row" } else { "pod without a row" };
+            let (how, patience) = match run.is_lost() {
+                true => (
+                    "is being deleted, and its node does not say that it ended: it was to by",
+                    self.inspector.as_ref().map_or(Duration::ZERO, |inspector| inspector.gives_up_after())
+                        + SEEN_WITHIN,
+                ),
+                false => ("ended", Duration::ZERO),
+            };
             match (known.contains(id), ended) {
                 (false, None) if run.ended().is_some() => {}
                 (false, Some(_)) if !run.is_held() => {}
@@ -198,17 +218,17 @@ impl Subject {
                         Warning,
                         kind,
                         run.names(),
-                        format!("ended {since}, held until a server records it, and this database does not know it: no server of this database will"),
+                        format!("{how} {since}, held until a server records it, and this database does not know it: no server of this database will"),
                     )
-                    .fixed_by(Remedy::Orphan(*id), "store its log in the archive, then let it go"),
+                    .fixed_by(Remedy::Orphan(*id, patience), "store its log in the archive, then let it go"),
                 ),
                 (true, Some(since)) if run.is_held() => {
                     let meaning = match finalized.contains(id) {
-                        true => format!("ended {since} and recorded, but not let go: no server is running, or it may not patch"),
-                        false => format!("ended {since} and not recorded yet: no server is running, or it cannot store the log; its log says why"),
+                        true => format!("{how} {since}, and recorded, but not let go: no server is running, or it may not patch"),
+                        false => format!("{how} {since}, and not recorded yet: no server is running, or it cannot store the log; its log says why"),
                     };
                     let finding = Finding::new(Warning, "run not let go", run.names(), meaning);
-                    found.push(finding.fixed_by(Remedy::Finish(*id), "store its log, record its end, let it go"));
+                    found.push(finding.fixed_by(Remedy::Finish(*id, patience), "store its log, record its end, let it go"));
                 }
                 (true, _) => {}
             }

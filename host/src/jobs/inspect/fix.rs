@@ -4,6 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::{Done, Finding, Limits, Remedy, chain, within};
 use crate::archive::ArchiveError;
 use crate::core::job::UnfinishedJob;
@@ -21,12 +23,12 @@ const ASK_EVERY: Duration = Duration::from_millis(100);
 pub async fn fix(findings: &mut [Finding], jobs: &Arc<Jobs>, inspector: &dyn Inspector, limits: &Limits) {
     let seeing = sees_its_runs(jobs, limits.deadline).await;
     for finding in findings {
-        let needs_runs = matches!(finding.remedy, Remedy::Orphan(_) | Remedy::Finish(_) | Remedy::Row(_));
+        let needs_runs = matches!(finding.remedy, Remedy::Orphan(..) | Remedy::Finish(..) | Remedy::Row(_));
         let done = match (&seeing, &finding.remedy) {
             (Err(why), _) if needs_runs => left(format!("the runner does not see its runs: {why}")),
             (_, Remedy::Nothing) => continue,
-            (_, Remedy::Orphan(id)) => jobs.let_orphan_go(*id).await.unwrap_or_else(failed),
-            (_, Remedy::Finish(id)) => jobs.finish_left(*id).await.unwrap_or_else(failed),
+            (_, Remedy::Orphan(id, patience)) => jobs.let_orphan_go(*id, *patience).await.unwrap_or_else(failed),
+            (_, Remedy::Finish(id, patience)) => jobs.finish_left(*id, *patience).await.unwrap_or_else(failed),
             (_, Remedy::Row(row)) => jobs.repair_left(row, limits).await.unwrap_or_else(failed),
             (_, Remedy::Secret(secret)) => remove_secret(inspector, secret, limits).await.unwrap_or_else(left),
             (_, Remedy::Objects(keys)) => jobs.remove_objects(keys).await.unwrap_or_else(failed),
@@ -74,11 +76,11 @@ async fn remove_secret(inspector: &dyn Inspector, secret: &FoundObject, limits: 
 
 impl Jobs {
     /// Stores the log of a run that has no row, unless an earlier server did, and lets it go.
-    async fn let_orphan_go(&self, id: JobId) -> Result<Done, Error> {
+    async fn let_orphan_go(&self, id: JobId, patience: Duration) -> Result<Done, Error> {
         if self.store.job(id).await?.is_some() {
             return Ok(left("its row is there by now; look again"));
         }
-        match self.runner.state(id).await? {
+        match self.state_after(id, patience).await? {
             None => return Ok(repaired("it is gone")),
             Some(RunState::Ended(_)) => {}
             Some(_) => return Ok(left("it still runs")),
@@ -116,9 +118,22 @@ impl Jobs {
         Ok(capture(events, writer, &rules, spool).await?.missing)
     }
 
+    /// The run's state once it has ended, or else after so long: a runner that has just been opened must itself have waited for a node that
+    /// is silent.
+    async fn state_after(&self, id: JobId, patience: Duration) -> Result<Option<RunState>, Error> {
+        let until = Instant::now() + patience;
+        loop {
+            let state = self.runner.state(id).await?;
+            if matches!(state, None | Some(RunState::Ended(_))) || Instant::now() >= until {
+                return Ok(state);
+            }
+            tokio::time::sleep(ASK_EVERY).await;
+        }
+    }
+
     /// What the finalizer of a server would have done.
-    async fn finish_left(&self, id: JobId) -> Result<Done, Error> {
-        let exit: ExitState = match self.runner.state(id).await? {
+    async fn finish_left(&self, id: JobId, patience: Duration) -> Result<Done, Error> {
+        let exit: ExitState = match self.state_after(id, patience).await? {
             None => return Ok(repaired("it is gone")),
             Some(RunState::Ended(exit)) => exit,
             Some(_) => return Ok(left("it still runs")),

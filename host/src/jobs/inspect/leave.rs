@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{Subject, within};
 use crate::core::JobId;
-use crate::runner::inspection::{FoundObject, Inspector, ObjectKind, Stage};
+use crate::runner::inspection::{FoundObject, Inspector, ObjectKind, PlaceFrom, Stage};
 
 /// Looks, at most: a Job that runs makes pods that are held again.
 const PASSES: usize = 5;
@@ -64,8 +64,13 @@ impl HeldState {
 pub struct Leaving {
     /// Where.
     pub place: String,
+    /// Who said so.
+    pub place_from: PlaceFrom,
     /// Every object that was held.
     pub held: Vec<Held>,
+    /// Names of Jobs that have not ended. A pod that they make later is held again, and then by nobody let go.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unfinished: Vec<String>,
     /// Why nothing was let go, where that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
@@ -77,6 +82,12 @@ impl Leaving {
     pub fn is_free(&self) -> bool {
         self.held.iter().all(|one| one.released)
     }
+
+    /// Whether nothing of ours is there, in a place that nobody has named: perhaps the wrong one.
+    #[must_use]
+    pub fn is_doubtful(&self) -> bool {
+        self.held.is_empty() && self.unfinished.is_empty() && self.place_from == PlaceFrom::Kubeconfig
+    }
 }
 
 /// Lists what is held; with `release` lets it go, unless jobs are unfinished and `force` is not given.
@@ -85,8 +96,11 @@ impl Leaving {
 /// Why the runner's objects cannot be seen.
 pub async fn leave(subject: &Subject, release: bool, force: bool) -> Result<Leaving, String> {
     let inspector = subject.inspector.as_deref().map_err(|unopened| format!("{}: {}", unopened.place, unopened.why))?;
-    let mut leaving = Leaving { place: inspector.place(), held: Vec::new(), refused: None };
-    let seen = held(subject, inspector).await?;
+    let (place, place_from) = (inspector.place(), inspector.place_from());
+    let mut leaving = Leaving { place, place_from, held: Vec::new(), unfinished: Vec::new(), refused: None };
+    let all = look(subject, inspector).await?;
+    leaving.unfinished = unfinished(&all);
+    let seen = held(all);
     // Without the database everything that has ended counts as not recorded.
     let recorded = recorded(subject, &seen).await;
     leaving.held = seen.iter().map(|object| entry(object, recorded.as_ref().ok())).collect();
@@ -108,7 +122,9 @@ pub async fn leave(subject: &Subject, release: bool, force: bool) -> Result<Leav
     for pass in 0..PASSES {
         if pass > 0 {
             tokio::time::sleep(PAUSE).await;
-            next = held(subject, inspector).await?;
+            let all = look(subject, inspector).await?;
+            leaving.unfinished = unfinished(&all);
+            next = held(all);
         }
         if next.is_empty() {
             break;
@@ -129,10 +145,21 @@ pub async fn leave(subject: &Subject, release: bool, force: bool) -> Result<Leav
     Ok(leaving)
 }
 
-async fn held(subject: &Subject, inspector: &dyn Inspector) -> Result<Vec<FoundObject>, String> {
-    let seen = within(subject.limits.deadline, inspector.look()).await?;
-    let may_hold = |object: &FoundObject| object.held && matches!(object.kind, ObjectKind::Job | ObjectKind::Pod);
-    Ok(seen.objects.into_iter().filter(may_hold).collect())
+async fn look(subject: &Subject, inspector: &dyn Inspector) -> Result<Vec<FoundObject>, String> {
+    Ok(within(subject.limits.deadline, inspector.look()).await?.objects)
+}
+
+fn held(mut seen: Vec<FoundObject>) -> Vec<FoundObject> {
+    seen.retain(|object| object.held && matches!(object.kind, ObjectKind::Job | ObjectKind::Pod));
+    seen
+}
+
+/// Suspended, waiting for a pod, or to be tried again: our finalizer stands in their pods' template, which cannot be changed.
+fn unfinished(seen: &[FoundObject]) -> Vec<String> {
+    let goes_on = |object: &&FoundObject| {
+        object.kind == ObjectKind::Job && matches!(object.stage, Stage::Alive | Stage::Incomplete)
+    };
+    seen.iter().filter(goes_on).map(|job| job.name.clone()).collect()
 }
 
 /// The jobs of these objects whose record is complete.
@@ -151,7 +178,7 @@ async fn recorded(subject: &Subject, seen: &[FoundObject]) -> Result<HashSet<Job
 fn entry(object: &FoundObject, recorded: Option<&HashSet<JobId>>) -> Held {
     let state = match object.stage {
         _ if recorded.is_some_and(|recorded| recorded.contains(&object.job_id)) => HeldState::Recorded,
-        Stage::Ended(_) => HeldState::Unrecorded,
+        Stage::Ended(_) | Stage::Lost(_) => HeldState::Unrecorded,
         Stage::Alive | Stage::Incomplete => HeldState::Unfinished,
     };
     let (name, job_id) = (object.name.clone(), object.job_id);

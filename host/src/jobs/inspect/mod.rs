@@ -79,10 +79,10 @@ pub struct Done {
 #[derive(Debug, Clone)]
 enum Remedy {
     Nothing,
-    /// The run of a job without a row.
-    Orphan(JobId),
-    /// A run that ended and whose job has a row.
-    Finish(JobId),
+    /// The run of a job without a row, and how long the runner may take to see its end.
+    Orphan(JobId, Duration),
+    /// A run that ended and whose job has a row, and the same.
+    Finish(JobId, Duration),
     /// A row without a run.
     Row(UnfinishedJob),
     /// A Secret without a Job.

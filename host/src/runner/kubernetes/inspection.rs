@@ -1,5 +1,7 @@
 //! A look at the cluster's objects of ours, by lists and without a watch, and letting single ones go.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Pod, Secret};
@@ -9,14 +11,14 @@ use kube::api::ListParams;
 use kube::core::{ObjectList, PartialObjectMeta};
 
 use super::cluster::Cluster;
-use super::connect::{OpenError, connect};
+use super::connect::{OpenError, connect_from};
 use super::failure::CallError;
 use super::names::{FINALIZER, INCOMPLETE, JOB_ID};
 use super::settings::Settings;
 use super::{release, rights, scope};
 use crate::core::Timestamp;
 use crate::runner::RunnerError;
-use crate::runner::inspection::{FoundObject, Inspection, Inspector, MissingRight, ObjectKind, Stage};
+use crate::runner::inspection::{FoundObject, Inspection, Inspector, MissingRight, ObjectKind, PlaceFrom, Stage};
 
 /// Objects in one answer.
 const PAGE: u32 = 500;
@@ -24,18 +26,20 @@ const PAGE: u32 = 500;
 /// The objects of one instance in its namespace.
 pub struct KubernetesInspector {
     cluster: Cluster,
+    from: PlaceFrom,
     scope: String,
 }
 
 impl KubernetesInspector {
     /// Finds the cluster, which is not called yet.
     pub async fn open(settings: Settings) -> Result<Self, OpenError> {
-        Ok(Self::of(connect(settings).await?))
+        let (cluster, from) = connect_from(settings).await?;
+        Ok(Self { from, ..Self::of(cluster) })
     }
 
     pub(super) fn of(cluster: Cluster) -> Self {
         let scope = scope(&cluster);
-        Self { cluster, scope }
+        Self { cluster, from: PlaceFrom::Configuration, scope }
     }
 
     async fn jobs(&self, into: &mut Vec<FoundObject>) -> Result<(), CallError> {
@@ -56,12 +60,13 @@ impl KubernetesInspector {
 
     async fn pods(&self, into: &mut Vec<FoundObject>) -> Result<(), CallError> {
         let api = self.cluster.pods();
+        let (now, patience) = (Timestamp::now(), self.gives_up_after());
         let mut next = Some(self.first());
         while let Some(page) = next {
             let found: ObjectList<Pod> = self.cluster.call(|| api.list(&page)).await?;
             next = following(&page, found.metadata.continue_);
             into.extend(found.items.into_iter().filter_map(|pod| {
-                let stage = stage_of_pod(&pod);
+                let stage = stage_of_pod(&pod, patience, now);
                 found_object(ObjectKind::Pod, pod.metadata, stage)
             }));
         }
@@ -127,8 +132,11 @@ fn stage_of_job(job: &Job) -> Stage {
     }
 }
 
-fn stage_of_pod(pod: &Pod) -> Stage {
-    let Some(status) = pod.status.as_ref() else { return Stage::Alive };
+/// `patience` is what a server has with a pod that is being deleted; the time of its deletion counts its grace period already.
+fn stage_of_pod(pod: &Pod, patience: Duration, now: Timestamp) -> Stage {
+    let gone_by = pod.metadata.deletion_timestamp.as_ref().map(|deleted| moment(deleted) + patience);
+    let unended = gone_by.filter(|gone_by| *gone_by <= now).map_or(Stage::Alive, Stage::Lost);
+    let Some(status) = pod.status.as_ref() else { return unended };
     let containers = status.container_statuses.iter().flatten();
     let ends = containers.map(|one| one.state.as_ref().and_then(|state| state.terminated.as_ref()));
     let ends: Vec<_> = ends.collect();
@@ -136,7 +144,7 @@ fn stage_of_pod(pod: &Pod) -> Stage {
     let is_over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"))
         || (ends.len() >= expected && ends.iter().all(Option::is_some));
     if !is_over {
-        return Stage::Alive;
+        return unended;
     }
     let last = ends.iter().flatten().filter_map(|end| end.finished_at.as_ref()).map(moment).max();
     let created = pod.metadata.creation_timestamp.as_ref().map(moment);
@@ -147,6 +155,15 @@ fn stage_of_pod(pod: &Pod) -> Stage {
 impl Inspector for KubernetesInspector {
     fn place(&self) -> String {
         format!("namespace '{}'", self.cluster.namespace)
+    }
+
+    fn place_from(&self) -> PlaceFrom {
+        self.from
+    }
+
+    fn gives_up_after(&self) -> Duration {
+        let settings = &self.cluster.settings;
+        Duration::from_secs(u64::from(settings.grace_seconds.saturating_add(settings.lost_after_seconds)))
     }
 
     fn scope(&self) -> Option<&str> {
@@ -211,16 +228,40 @@ mod tests {
         serde_json::from_value(pod).unwrap()
     }
 
+    fn stage(pod: &Pod) -> Stage {
+        stage_of_pod(pod, Duration::from_secs(70), Timestamp::from_millis(FINISHED))
+    }
+
     #[test]
     fn a_pod_has_ended_when_all_its_containers_have() {
         let over = json!({ "terminated": { "exitCode": 0, "finishedAt": "2026-01-02T03:04:05Z" } });
         let runs = json!({ "running": {} });
         let ended = Stage::Ended(Timestamp::from_millis(FINISHED));
-        assert_eq!(stage_of_pod(&pod("Running", &[over.clone(), over.clone()])), ended);
-        assert_eq!(stage_of_pod(&pod("Running", &[over.clone(), runs])), Stage::Alive);
+        assert_eq!(stage(&pod("Running", &[over.clone(), over.clone()])), ended);
+        assert_eq!(stage(&pod("Running", &[over.clone(), runs])), Stage::Alive);
         // The other one has no status yet.
-        assert_eq!(stage_of_pod(&pod("Pending", &[over])), Stage::Alive);
-        assert_eq!(stage_of_pod(&pod("Failed", &[])), Stage::Ended(Timestamp::from_millis(FINISHED - 245_000)));
+        assert_eq!(stage(&pod("Pending", &[over])), Stage::Alive);
+        assert_eq!(stage(&pod("Failed", &[])), Stage::Ended(Timestamp::from_millis(FINISHED - 245_000)));
+    }
+
+    #[test]
+    fn a_pod_whose_node_does_not_say_that_it_ended_is_lost_after_a_while() {
+        let runs = json!({ "running": {} });
+        let deleted = |at: &str, states: &[Value]| {
+            let mut pod = pod("Running", states);
+            pod.metadata.deletion_timestamp = Some(serde_json::from_value(json!(at)).unwrap());
+            stage(&pod)
+        };
+        // 65 s and 70 s before.
+        assert_eq!(deleted("2026-01-02T03:03:00Z", &[runs.clone(), runs.clone()]), Stage::Alive);
+        let lost = Stage::Lost(Timestamp::from_millis(FINISHED));
+        assert_eq!(deleted("2026-01-02T03:02:55Z", &[runs.clone(), runs]), lost);
+        assert_eq!(deleted("2026-01-02T03:02:55Z", &[]), lost);
+        let over = json!({ "terminated": { "exitCode": 0, "finishedAt": "2026-01-02T03:04:05Z" } });
+        assert_eq!(
+            deleted("2026-01-02T03:02:55Z", &[over.clone(), over]),
+            Stage::Ended(Timestamp::from_millis(FINISHED))
+        );
     }
 
     #[test]

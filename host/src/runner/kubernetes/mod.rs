@@ -46,6 +46,7 @@ use kube::api::ListParams;
 use tokio_util::sync::CancellationToken;
 
 use self::cluster::Cluster;
+use self::rights::LettingGo;
 use self::view::View;
 use super::{Launch, Runner, RunnerError};
 use crate::core::{JobId, LogEvent, Observation, RunState};
@@ -59,6 +60,7 @@ pub use self::settings::{PodSecurity, Settings};
 pub struct KubernetesRunner {
     cluster: Cluster,
     view: Arc<View>,
+    letting_go: Arc<LettingGo>,
     stop: CancellationToken,
     scope: String,
 }
@@ -84,8 +86,11 @@ impl KubernetesRunner {
         let stop = CancellationToken::new();
         let view = View::start(cluster.clone(), stop.clone());
         tokio::spawn(beginnings::remember(cluster.clone(), Arc::clone(&view), stop.clone()));
+        let letting_go = Arc::new(LettingGo::new(cluster.clone()));
+        let (follower, stopped) = (Arc::clone(&letting_go), stop.clone());
+        tokio::spawn(async move { stopped.run_until_cancelled(follower.follow()).await });
         let scope = scope(&cluster);
-        Self { cluster, view, stop, scope }
+        Self { cluster, view, letting_go, stop, scope }
     }
 
     /// Where the Jobs are.
@@ -129,6 +134,7 @@ impl Runner for KubernetesRunner {
     }
 
     async fn launch(&self, launch: &Launch) -> Result<(), RunnerError> {
+        self.letting_go.before_launch().await?;
         launch::launch(&self.cluster, &self.view, launch).await
     }
 
@@ -163,6 +169,6 @@ impl Runner for KubernetesRunner {
     }
 
     async fn ready(&self) -> Result<(), RunnerError> {
-        self.view.ready()
+        self.view.ready().and_then(|()| self.letting_go.ready())
     }
 }

@@ -204,6 +204,7 @@ async fn leaving_a_cluster_lets_everything_go_and_stops_nothing() {
     assert!(refused.refused.is_some() && refused.held.len() == 2, "{refused:?}");
     let left = leave(&subject, true, true).await.unwrap();
     assert!(left.is_free() && left.held.len() == 2, "{left:?}");
+    assert_eq!(left.unfinished, [name.as_str()], "it may make a pod that is held again");
     assert!(inspector.look().await.unwrap().objects.iter().all(|one| !one.held));
     let foreign = home.api::<Pod>().get("foreign").await.unwrap();
     assert_eq!(foreign.metadata.finalizers.unwrap(), [FINALIZER]);

@@ -381,9 +381,44 @@ async fn leaving_lists_refuses_and_lets_go() {
 
     let left = leave(&subject, true, true).await.unwrap();
     assert!(left.is_free() && left.held.len() == 3, "{left:?}");
+    assert_eq!(left.unfinished, [format!("job-{alive}")], "it may make a pod that is held again");
     let kinds: Vec<_> = told.objects.lock().unwrap().iter().map(|one| (one.kind, one.held)).collect();
     assert!(kinds.iter().all(|(_, held)| !held) && kinds.len() == 4, "nothing is deleted: {kinds:?}");
-    assert!(leave(&subject, true, false).await.unwrap().held.is_empty());
+    let again = leave(&subject, true, false).await.unwrap();
+    assert!(again.held.is_empty() && again.unfinished.len() == 1, "{again:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_does_not_come_to_its_end_is_found_and_given_up() {
+    let place = Place::new().await;
+    let runner = place.local().await;
+    let (known, orphan, retried) = (row("here", JobPlan::default()), JobId::new(), JobId::new());
+    let id = known.id;
+    place.store.insert(known).await.unwrap();
+    let lost = Stage::Lost(Timestamp::now() - Duration::from_secs(600));
+    let second = FoundObject { uid: "second".to_owned(), ..object(ObjectKind::Pod, retried, Stage::Alive) };
+    let objects = vec![
+        // The Job waits for its pod.
+        object(ObjectKind::Job, id, Stage::Alive),
+        object(ObjectKind::Pod, id, lost),
+        object(ObjectKind::Pod, orphan, lost),
+        // Another pod took its place.
+        object(ObjectKind::Job, retried, Stage::Alive),
+        object(ObjectKind::Pod, retried, lost),
+        second,
+    ];
+    let told = told(objects);
+    let mut found = place.subject(Arc::clone(&told) as _, NOW).look().await;
+    for (what, id, has_fix) in
+        [("run not let go", id, true), ("pod without a row", orphan, true), ("job without a row", retried, false)]
+    {
+        let [one] = *of(&found, what) else { panic!("{what}: {found:#?}") };
+        assert!(one.place.contains(&id.to_string()) && one.fix.is_some() == has_fix, "{one:#?}");
+        assert_eq!(one.meaning.contains("its node does not say"), has_fix, "{one:#?}");
+    }
+    // The runner of this test has none of them: they are gone.
+    fix(&mut found, &place.jobs(runner as _), &*told, &NOW).await;
+    assert!(found.iter().all(|one| one.is_open() == one.fix.is_none()), "{found:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
