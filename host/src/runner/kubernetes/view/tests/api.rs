@@ -116,6 +116,9 @@ impl Fake {
         let path = request.uri().path().to_owned();
         let query: BTreeMap<String, String> =
             url::form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()).into_owned().collect();
+        if path.ends_with("/selfsubjectaccessreviews") {
+            return whole(201, &json!({ "spec": {}, "status": { "allowed": true } }));
+        }
         let mut state = self.state();
         state.calls.push(format!("{} {path}", request.method()));
         let broken = state.broken;
