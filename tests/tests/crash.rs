@@ -157,6 +157,15 @@ async fn killed_after_a_dismissal_was_recorded() {
     assert_eq!(receipt["complete"], true);
     assert_eq!(client.get(&format!("/jobs/{id}/logs")).await.expect(200).text(), "before the result\n");
     assert_eq!(client.job(&id).await["status"], "dismissed");
+    removed(&server, &id).await;
+}
+
+/// Removes a job that has ended: the answer says so and links to nothing that is gone.
+async fn removed(server: &Server, id: &str) {
+    let answer = server.client().delete(&format!("/jobs/{id}")).await.expect(200).json();
+    assert_eq!((&answer["status"], &answer["jobID"]), (&json!("dismissed"), &json!(id)), "{answer}");
+    let links = answer["links"].as_array().unwrap();
+    assert!(links.iter().all(|link| link["rel"] == "up"), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -183,6 +192,7 @@ async fn killed_while_jobs_run() {
     let mut expected: Vec<String> = ids.iter().map(|id| format!("ran {id}")).collect();
     expected.sort_unstable();
     assert_eq!(ran(&server, runs.path()), expected, "each ran once");
+    removed(&server, &ids[0]).await;
 }
 
 /// Kills the server before or behind its so-manieth commit, wherever in an execution that is.

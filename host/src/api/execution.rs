@@ -78,15 +78,18 @@ pub(super) async fn execute(
         Mode::Async => job,
         // A server that stops does not keep its clients waiting: the job goes on.
         Mode::Wait(at_most) => tokio::select! {
-            ended = state.jobs().wait(job.id, at_most) => ended?,
+            ended = state.jobs().wait(job.clone(), at_most) => ended?,
             () = state.stopping().cancelled() => job,
         },
     };
-    let synchronous = matches!(mode, Mode::Wait(_)) && job.status.is_final();
-    let mut response =
-        if synchronous { ended(&state, &job, &base, &parts.headers, wish).await? } else { accepted(&job, &base)? };
-    if let Some(applied) = prefer.applied(modes, mode, !synchronous).and_then(|text| HeaderValue::from_str(&text).ok())
-    {
+    let results = if matches!(mode, Mode::Wait(_)) && job.status.is_final() {
+        ended(&state, &job, &base, &parts.headers, wish).await?
+    } else {
+        None
+    };
+    let is_async = results.is_none();
+    let mut response = results.map_or_else(|| accepted(&job, &base), Ok)?;
+    if let Some(applied) = prefer.applied(modes, mode, is_async).and_then(|text| HeaderValue::from_str(&text).ok()) {
         response.headers_mut().insert(PREFERENCE_APPLIED, applied);
     }
     Ok(response)
@@ -101,18 +104,28 @@ fn accepted(job: &Job, base: &Base) -> Result<Response, Problem> {
     Ok(response)
 }
 
-/// The results of a job that ended while its client waited, or why there are none.
-async fn ended(state: &ApiState, job: &Job, base: &Base, headers: &HeaderMap, wish: Wish) -> Result<Response, Problem> {
+/// The results of a job that ended while its client waited, or why there are none. `None` when they cannot be read at this moment: its
+/// client must learn of the job all the same, and not execute again.
+async fn ended(
+    state: &ApiState,
+    job: &Job,
+    base: &Base,
+    headers: &HeaderMap,
+    wish: Wish,
+) -> Result<Option<Response>, Problem> {
     if job.status == JobStatus::Dismissed {
         return Err(Error::ResultNotAvailable { id: job.id, why: "it was dismissed" }.into());
     }
-    let found = state.jobs().own_results(job.id).await?;
+    let found = match state.jobs().own_results(job.id).await {
+        Err(cause) if cause.is_passing() => return Ok(None),
+        found => found?,
+    };
     let mut response = results::answer(state, found, base, headers, wish).await?;
     let link = HeaderValue::from_str(&format!("<{}>; rel=\"monitor\"", base.job(job.id)));
     if let (true, Ok(link)) = (state.settings().sync_monitor_link, link) {
         response.headers_mut().append(LINK, link);
     }
-    Ok(response)
+    Ok(Some(response))
 }
 
 /// Refuses bodies that do not say that they are JSON. One that says nothing is taken for it: many programs send it so, and browsers,

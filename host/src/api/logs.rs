@@ -5,16 +5,19 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
-use futures::StreamExt as _;
+use bytes::Bytes;
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt as _, StreamExt as _};
 use http::HeaderValue;
 use http::header::{ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_TYPE, HeaderMap};
+use tokio_util::sync::CancellationToken;
 
 use super::ApiState;
 use super::access::Asking;
 use super::problem::{OVERLOADED, Problem};
 use super::query::{Path, Query};
 use super::{ranges, results};
-use crate::jobs::ByteBody;
+use crate::jobs::{ByteBody, Error};
 
 /// Answers a job's log as plain text.
 pub(super) async fn log(
@@ -45,8 +48,7 @@ pub(super) async fn log(
         found = state.jobs().log(asking.asker(), &id, None, false).await?;
     }
     if follow {
-        // A server that stops ends the stream as the job would: cleanly, at a chunk.
-        let body = found.body.take_until(state.stopping().clone().cancelled_owned()).boxed();
+        let body = while_serving(found.body, state.stopping().clone());
         found = ByteBody { body, size: None, first: 0, length: None };
     }
     let mut response: Response<Body> = results::bytes_answer(found, range.is_some());
@@ -62,4 +64,51 @@ pub(super) async fn log(
         response = response.map(held);
     }
     Ok(results::sandboxed(response))
+}
+
+type Bodies = BoxStream<'static, Result<Bytes, Error>>;
+
+/// A log that is followed until the server stops. Then it breaks off with an error, so that nobody takes it for whole, unless it has just
+/// come to its end.
+fn while_serving(body: Bodies, stopping: CancellationToken) -> Bodies {
+    stream::unfold((Some(body), stopping), async |(body, stopping)| {
+        let mut body = body?;
+        tokio::select! {
+            biased;
+            () = stopping.cancelled() => match body.next().now_or_never() {
+                Some(None) => None,
+                _ => Some((Err(Error::Stopping), (None, stopping))),
+            },
+            piece = body.next() => piece.map(|piece| (piece, (Some(body), stopping))),
+        }
+    })
+    .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pieces() -> impl futures::Stream<Item = Result<Bytes, Error>> + Send {
+        stream::iter([Ok(Bytes::from_static(b"a"))])
+    }
+
+    #[tokio::test]
+    async fn a_followed_log_breaks_off_when_the_server_stops() {
+        let stopping = CancellationToken::new();
+        let mut followed = while_serving(pieces().chain(stream::pending()).boxed(), stopping.clone());
+        assert_eq!(followed.next().await.unwrap().unwrap(), "a");
+        stopping.cancel();
+        assert!(matches!(followed.next().await, Some(Err(Error::Stopping))));
+        assert!(followed.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn one_that_has_ended_is_whole() {
+        let stopping = CancellationToken::new();
+        let mut followed = while_serving(pieces().boxed(), stopping.clone());
+        assert_eq!(followed.next().await.unwrap().unwrap(), "a");
+        stopping.cancel();
+        assert!(followed.next().await.is_none(), "nothing is missing");
+    }
 }

@@ -1,8 +1,10 @@
 //! The driver behind [`crate::jobs`]: turns what the runner observes into use cases, with a back-off for each job.
 //!
-//! One job's trouble never delays another's: every job has a task of its own while something is done for it, a semaphore
-//! bounds how many are finalized at once, and the stream of observations is never waited on by any of them.
+//! One job's trouble never delays another's: every job has a task of its own while something is done for it, [`places`] bounds how
+//! many are finalized at once, apart for those that are in trouble or take long, and the stream of observations is never waited on by
+//! any of them.
 
+mod places;
 mod progress;
 
 use std::collections::{HashMap, HashSet};
@@ -15,14 +17,15 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::places::{Attempt, Places};
 use crate::core::{ExitState, JobId, Observation, RunObservation, RunState};
 use crate::jobs::{Finished, Jobs};
 
 /// First pause between two attempts for one job; doubled up to the configured longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
-/// Longest pause while another replica has the claim: with the spread at most 5 s, so that a dead one's job is taken over soon.
-const LONGEST_TURN: Duration = Duration::from_secs(4);
+/// Longest pause while another replica has the claim: with the spread at most 2.5 s, so that a dead one's job is taken over soon.
+const LONGEST_TURN: Duration = Duration::from_secs(2);
 
 /// The message of a job that goes on after it waited.
 const RUNNING: &str = "running";
@@ -36,7 +39,7 @@ const NOTES_AT_ONCE: usize = 32;
 /// How finalizing is spread.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// How many jobs are finalized at once.
+    /// How many jobs are finalized at once, besides those that take long or are tried again.
     pub concurrency: usize,
     /// Longest pause between two attempts for one job.
     pub longest_pause: Duration,
@@ -54,13 +57,15 @@ enum Seen {
 pub struct Finalizer {
     jobs: Arc<Jobs>,
     limits: Limits,
-    permits: Arc<Semaphore>,
+    places: Arc<Places>,
     /// Bounds the small writes of what was observed: many runs that change at once must not fill the database's queue before requests.
     notes: Arc<Semaphore>,
     followed: Arc<Semaphore>,
     /// One look for jobs without a run at a time.
     repairing: Arc<Semaphore>,
     seen: HashMap<JobId, Seen>,
+    /// Incomplete runs that are being looked after: each list shows them again.
+    incomplete: Arc<Mutex<HashSet<JobId>>>,
     /// Jobs that were finalized since the last list. One that is listed yet has left something behind, and is let go again.
     finished: Arc<Mutex<Vec<JobId>>>,
     tasks: TaskTracker,
@@ -72,16 +77,17 @@ impl Finalizer {
     /// A driver of these use cases that ends when `stop` is cancelled.
     #[must_use]
     pub fn new(jobs: Arc<Jobs>, limits: Limits, stop: CancellationToken) -> Self {
-        let permits = Arc::new(Semaphore::new(limits.concurrency.max(1)));
+        let places = Arc::new(Places::new(limits.concurrency));
         let repairing = Arc::new(Semaphore::new(1));
         Self {
             jobs,
             limits,
-            permits,
+            places,
             notes: Arc::new(Semaphore::new(NOTES_AT_ONCE)),
             followed: Arc::new(Semaphore::new(FOLLOWED_AT_ONCE)),
             repairing,
             seen: HashMap::new(),
+            incomplete: Arc::default(),
             finished: Arc::default(),
             tasks: TaskTracker::new(),
             stop,
@@ -158,11 +164,17 @@ impl Finalizer {
         let id = run.job_id;
         let now = match &run.state {
             RunState::Incomplete => {
-                // Never remembered: should its job have ended meanwhile, it is stopped, as often as it takes.
+                // Not remembered once it is done: should its job have ended meanwhile, it is stopped, as often as it takes.
+                if !self.incomplete.lock().unwrap_or_else(PoisonError::into_inner).insert(id) {
+                    return;
+                }
                 let jobs = Arc::clone(&self.jobs);
                 let pauses = Pauses::new(self.limits.longest_pause);
-                let notes = Arc::clone(&self.notes);
-                self.spawn(async move { retry(&notes, pauses, id, || jobs.run_waits(id, None)).await });
+                let (notes, incomplete) = (Arc::clone(&self.notes), Arc::clone(&self.incomplete));
+                self.spawn(async move {
+                    retry(&notes, pauses, id, || jobs.run_is_incomplete(id)).await;
+                    incomplete.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+                });
                 return;
             }
             RunState::Waiting { message } => Seen::Waiting(message.clone()),
@@ -198,10 +210,10 @@ impl Finalizer {
                 });
             }
             RunState::Ended(exit) => {
-                let permits = Arc::clone(&self.permits);
+                let places = Arc::clone(&self.places);
                 let finished = Arc::clone(&self.finished);
                 self.spawn(async move {
-                    if finish(&jobs, &permits, pauses, id, &exit).await == Some(Finished::Done) {
+                    if finish(&jobs, &places, pauses, id, &exit).await == Some(Finished::Done) {
                         finished.lock().unwrap_or_else(PoisonError::into_inner).push(id);
                     }
                 });
@@ -232,22 +244,24 @@ async fn repair(jobs: &Jobs, present: &HashSet<JobId>, age: Duration) {
 }
 
 /// Finalizes one job, as often as it takes. `None` when it is given up at a stop.
-async fn finish(jobs: &Jobs, permits: &Semaphore, mut pauses: Pauses, id: JobId, exit: &ExitState) -> Option<Finished> {
+async fn finish(jobs: &Jobs, places: &Places, mut pauses: Pauses, id: JobId, exit: &ExitState) -> Option<Finished> {
     let mut turns = Pauses::new(pauses.longest.min(LONGEST_TURN));
+    let mut attempt = Attempt::First;
     loop {
-        let outcome = {
-            let Ok(_permit) = permits.acquire().await else { return None };
-            jobs.finish(id, exit).await
-        };
-        match outcome {
-            Ok(outcome @ (Finished::Done | Finished::Foreign)) => return Some(outcome),
-            Ok(Finished::Claimed) => {
+        match places.run(attempt, |place| jobs.finish(id, exit, place)).await? {
+            Some(Ok(outcome @ (Finished::Done | Finished::Foreign))) => return Some(outcome),
+            Some(Ok(Finished::Claimed)) => {
                 tracing::debug!(job.id = %id, "another replica finalizes this job");
                 turns.wait().await;
             }
-            Err(cause) => {
+            Some(Err(cause)) => {
                 tracing::warn!(job.id = %id, error = &cause as &dyn std::error::Error, "could not finalize; tried again");
+                attempt = Attempt::Again;
                 pauses.wait().await;
+            }
+            None => {
+                tracing::debug!(job.id = %id, "this job takes long to finalize; it waits for a place for that");
+                attempt = Attempt::Long;
             }
         }
     }
@@ -288,3 +302,6 @@ impl Pauses {
         self.next = (self.next * 2).min(self.longest);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,7 @@ const CANCEL_ATTEMPTS: u32 = 16;
 
 impl Jobs {
     /// Dismisses a job that has not ended; removes one that has (its results and log go, its history stays). Answers the job with
-    /// status `dismissed`, or as it was when it was removed.
+    /// status `dismissed`, or as removed.
     pub async fn dismiss(self: &Arc<Self>, asker: Asker<'_>, id: &str) -> Result<Job, Error> {
         require(asker.principal, Role::Execute)?;
         let job = self.store.job(parse_id(id)?).await?.ok_or_else(|| Error::NoSuchJob(id.to_owned()))?;
@@ -28,10 +28,15 @@ impl Jobs {
             self.runner.cancel(job.id).await?;
             return self.remove(job).await;
         }
+        let mut message = format!("dismissed by {}", asker.principal.subject);
+        if let (JobStatus::Accepted, Some(waited)) = (job.status, &job.message) {
+            // Nothing else tells later why it never ran.
+            message = format!("{message} ({waited})");
+        }
         let change = Transition {
             job_id: job.id,
             status: JobStatus::Dismissed,
-            message: Some(format!("dismissed by {}", asker.principal.subject)),
+            message: Some(message),
             reason: Some(EndReason::Cancelled),
             at: Timestamp::now(),
         };
@@ -75,7 +80,8 @@ impl Jobs {
         }
         self.archive.remove(&log_key(job.id)).await?;
         self.sweep(job.id).await?;
-        Ok(job)
+        let removed = Timestamp::now();
+        Ok(Job { removed: Some(removed), updated: job.updated.max(removed), ..job })
     }
 
     /// Removes every object of a removed job, also what a capture that was under way stored meanwhile. It can be repeated.
@@ -84,5 +90,39 @@ impl Jobs {
             self.archive.remove(&key).await?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jobs::Settings;
+    use crate::jobs::testing::{Bench, Log, well};
+
+    #[tokio::test]
+    async fn what_was_removed_is_answered_as_removed() {
+        let bench = Bench::open(Settings::default()).await;
+        let ann = Principal::anonymous(vec![Role::Execute]);
+        let asker = Asker { principal: &ann, headers: &[] };
+        let id = bench.ran(Log::Whole("PYGEOAPI_K8S_MANAGER_RESULT_START\ndone")).await;
+        bench.jobs.finish(id, &well(), ()).await.unwrap();
+        let removed = bench.jobs.dismiss(asker, &id.to_string()).await.unwrap();
+        assert!(removed.removed.is_some_and(|at| removed.updated >= at), "{removed:?}");
+        assert!(matches!(bench.jobs.dismiss(asker, &id.to_string()).await, Err(Error::JobRemoved(_))));
+    }
+
+    #[tokio::test]
+    async fn a_dismissed_job_says_what_it_waited_for() {
+        let bench = Bench::open(Settings::default()).await;
+        let ann = Principal::anonymous(vec![Role::Execute]);
+        let asker = Asker { principal: &ann, headers: &[] };
+        let [waits, runs] = [bench.accepted().await.id, bench.accepted().await.id];
+        bench.jobs.run_waits(waits, Some("waiting: no node has room".to_owned())).await.unwrap();
+        bench.jobs.run_started(runs, Timestamp::now(), None).await.unwrap();
+        let mut messages = Vec::new();
+        for id in [waits, runs] {
+            messages.extend(bench.jobs.dismiss(asker, &id.to_string()).await.unwrap().message);
+        }
+        assert_eq!(messages, ["dismissed by anonymous (waiting: no node has room)", "dismissed by anonymous"]);
     }
 }

@@ -118,6 +118,9 @@ pub enum Error {
     /// Too many requests are being carried out.
     #[error("too many executions are being started at once")]
     Overloaded,
+    /// The server stops while it answers.
+    #[error("the server stops; ask again")]
+    Stopping,
     /// What was asked for was removed.
     #[error("{what} was removed")]
     Removed {
@@ -160,7 +163,9 @@ impl Error {
             Self::Store(StoreError::Unavailable(_) | StoreError::Timeout(_) | StoreError::Unconfirmed(_)) => {
                 ErrorKind::Unavailable
             }
-            Self::Archive(ArchiveError::Unavailable(_) | ArchiveError::Timeout(_)) => ErrorKind::Unavailable,
+            Self::Archive(ArchiveError::Unavailable(_) | ArchiveError::Timeout(_)) | Self::Stopping => {
+                ErrorKind::Unavailable
+            }
             Self::Runner(RunnerError::Unavailable { .. }) => ErrorKind::Unavailable,
             Self::Store(_)
             | Self::Archive(_)
@@ -170,6 +175,12 @@ impl Error {
             | Self::Task(_)
             | Self::Json(_) => ErrorKind::Internal,
         }
+    }
+
+    /// Whether the same may work in a moment.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        matches!(self.kind(), ErrorKind::Unavailable | ErrorKind::Overloaded)
     }
 
     /// What is wrong with the request, place by place.

@@ -3,19 +3,31 @@
 //! Each step can be done twice and the order is fixed: the archive has the bytes before the row says so, the row says so before
 //! waiters wake, and the run is released last. A crash anywhere is repaired by doing the whole again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::TryStreamExt as _;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::capture::{CaptureRules, Captured, capture};
+use super::earlier::Keeping;
 use super::read::{log_key, output_key};
 use super::{Error, Jobs, outputs};
+use crate::archive::ArchiveError;
 use crate::core::job::Transition;
 use crate::core::{
-    CaptureReceipt, EndReason, ExitState, FinalRecord, JobDetail, JobId, JobStatus, OutputBody, OutputRecord, Timestamp,
+    CaptureReceipt, EndReason, ExitState, FinalRecord, Job, JobDetail, JobId, JobStatus, OutputBody, OutputRecord,
+    Timestamp,
 };
 use crate::failpoint;
 use crate::runner::RunnerError;
+
+/// How long a record of what was captured is tried to be written while the database is away.
+const RECORD_WITHIN: Duration = Duration::from_secs(120);
+/// The first pause between two of these attempts; doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// The longest of them.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// What became of an attempt to finalize.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,10 +41,9 @@ pub enum Finished {
 }
 
 impl Jobs {
-    /// Finalizes a job whose run has ended like this. An error is worth another attempt.
-    pub async fn finish(&self, id: JobId, exit: &ExitState) -> Result<Finished, Error> {
-        let now = Timestamp::now();
-        let until = now + Duration::from_secs(u64::from(self.settings.claim_seconds));
+    /// Finalizes a job whose run has ended like this. An error is worth another attempt. `place` is dropped when log and outputs are
+    /// stored: what then may take long costs next to nothing.
+    pub async fn finish(&self, id: JobId, exit: &ExitState, place: impl Send) -> Result<Finished, Error> {
         let Some(mut detail) = self.store.detail(id).await? else {
             tracing::warn!(job.id = %id, "a run that ended has no job in this database; it is left alone");
             return Ok(Finished::Foreign);
@@ -40,9 +51,7 @@ impl Jobs {
         if self.released(&detail).await? {
             return Ok(Finished::Done);
         }
-        if !self.store.claim(id, &self.owner, now, until).await? {
-            return Ok(Finished::Claimed);
-        }
+        let Some(until) = self.claim(id, &self.owner).await? else { return Ok(Finished::Claimed) };
         failpoint::hit("finish-claimed");
         if self.store.is_shared() {
             // Another replica may have recorded it between the two; capturing what is left of a released run would replace its log.
@@ -52,16 +61,23 @@ impl Jobs {
                 return Ok(Finished::Done);
             }
         }
-        let Some(finished) = self.holding(id, &self.owner, self.record(&detail, exit)).await else {
-            return Ok(Finished::Claimed);
+        let captured = self.holding(id, &self.owner, Some(until), self.capture(&detail, exit)).await;
+        drop(place);
+        let recorded = match captured {
+            None => return Ok(Finished::Claimed),
+            // Nothing is stored any more, and the row itself tells whether the claim is still ours.
+            Some(Ok(record)) => self.record(record).await,
+            Some(Err(cause)) => Err(cause),
         };
-        if finished.is_err() {
+        if recorded.is_err() {
             // The next attempt, ours or another replica's, need not wait for the claim to run out.
             let _ = self.store.unclaim(id, &self.owner).await;
         }
-        match finished {
-            // Another replica has captured and released it, or its run was deleted: nothing is left to capture.
-            Err(Error::Runner(RunnerError::NoSuchRun(_))) => self.fail_lost(id).await?,
+        match recorded {
+            // It was deleted, and no earlier attempt has stored anything.
+            Err(Error::Runner(RunnerError::NoSuchRun(_))) => {
+                self.fail_lost(id, "the run disappeared before its log was captured").await?;
+            }
             Ok(false) => return Ok(Finished::Claimed),
             other => drop(other?),
         }
@@ -83,31 +99,63 @@ impl Jobs {
         Ok(true)
     }
 
-    /// Renews the claim on a job while work on it goes on, however long that takes. `None` when another replica has it now: then the
-    /// work is dropped.
-    pub(super) async fn holding<T>(&self, id: JobId, owner: &str, work: impl Future<Output = T>) -> Option<T> {
-        let span = Duration::from_secs(u64::from(self.settings.claim_seconds.max(1)));
+    /// How long a replica may work on a job before another may take it over.
+    fn claim_span(&self) -> Duration {
+        Duration::from_secs(u64::from(self.settings.claim_seconds.max(1)))
+    }
+
+    /// Claims the work on a job: the moment until which it is certainly claimed, or `None` when another replica has it.
+    pub(super) async fn claim(&self, id: JobId, owner: &str) -> Result<Option<Instant>, Error> {
+        // Before the call: the claim must not end later here than in the database.
+        let until = Instant::now() + self.claim_span();
+        Ok(self.store.claim(id, owner, self.claim_span()).await?.then_some(until))
+    }
+
+    /// Renews the claim on a job while work on it goes on, however long that takes. `None` when another replica has it now, or may
+    /// have it since the claim ran out at `until`: then the work is dropped. Without `until`, a database that is away does not end it.
+    pub(super) async fn holding<T>(
+        &self,
+        id: JobId,
+        owner: &str,
+        mut until: Option<Instant>,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        if !self.store.is_shared() {
+            return Some(work.await);
+        }
         let lost = async {
             loop {
-                tokio::time::sleep(span / 3).await;
-                let now = Timestamp::now();
-                match self.store.claim(id, owner, now, now + span).await {
-                    Ok(true) => {}
-                    Ok(false) => return,
-                    Err(cause) => {
+                let now = Instant::now();
+                if until.is_some_and(|until| until <= now) {
+                    tracing::warn!(job.id = %id, "a claim could not be renewed in time: another replica may have the job now");
+                    return;
+                }
+                let next = now + self.claim_span() / 3;
+                sleep_until(until.map_or(next, |until| until.min(next))).await;
+                let renewing = self.claim(id, owner);
+                let renewed = match until {
+                    Some(until) => timeout_at(until, renewing).await,
+                    None => Ok(renewing.await),
+                };
+                match renewed {
+                    Ok(Ok(Some(renewed))) => until = until.map(|_| renewed),
+                    Ok(Ok(None)) => return,
+                    Ok(Err(cause)) => {
                         tracing::warn!(job.id = %id, error = &cause as &dyn std::error::Error, "could not renew a claim");
                     }
+                    Err(_) => {}
                 }
             }
         };
         tokio::select! {
-            done = work => Some(done),
+            biased;
             () = lost => None,
+            done = work => Some(done),
         }
     }
 
-    /// Writes the record; false when the claim was lost meanwhile, and another replica does.
-    async fn record(&self, detail: &JobDetail, exit: &ExitState) -> Result<bool, Error> {
+    /// Stores log and outputs, and answers the record of them.
+    async fn capture(&self, detail: &JobDetail, exit: &ExitState) -> Result<FinalRecord, Error> {
         let id = detail.job.id;
         let key = log_key(id);
         let captured = self.capture_log(detail, &key).await?;
@@ -138,19 +186,11 @@ impl Jobs {
             }
         }
         if records.is_empty() {
-            // An earlier attempt may have stored outputs that no record will name.
-            let declared = detail.request.declared.as_object().map_or(0, serde_json::Map::len);
-            for place in 0..declared.max(1) {
-                // A courtesy: nothing will name them, and a bucket may not let us delete.
-                if let Err(cause) = self.archive.remove(&output_key(id, place)).await {
-                    tracing::warn!(job.id = %id, error = &cause as &dyn std::error::Error, "outputs of an earlier attempt may be left");
-                    break;
-                }
-            }
+            self.remove_outputs(detail).await;
         }
         failpoint::hit("finish-outputs-archived");
         let status = if exit.is_success() { JobStatus::Successful } else { JobStatus::Failed };
-        let record = FinalRecord {
+        Ok(FinalRecord {
             job_id: id,
             owner: Some(self.owner.clone()),
             status,
@@ -159,8 +199,29 @@ impl Jobs {
             exit: Some(exit),
             receipt: Some(receipt),
             outputs: records,
-        };
-        let job = self.store.finish(record).await?;
+        })
+    }
+
+    /// Removes what an earlier attempt may have stored as outputs and no record will name. A courtesy: a bucket may not let us delete.
+    async fn remove_outputs(&self, detail: &JobDetail) {
+        let id = detail.job.id;
+        // A process that was stopped for long may have lost its claim, and these may be the outputs of another replica's record.
+        if self.store.is_shared() && !matches!(self.claim(id, &self.owner).await, Ok(Some(_))) {
+            return;
+        }
+        let declared = detail.request.declared.as_object().map_or(0, serde_json::Map::len);
+        for place in 0..declared.max(1) {
+            if let Err(cause) = self.archive.remove(&output_key(id, place)).await {
+                tracing::warn!(job.id = %id, error = &cause as &dyn std::error::Error, "outputs of an earlier attempt may be left");
+                return;
+            }
+        }
+    }
+
+    /// Writes the record; false when the claim was lost meanwhile, and another replica does.
+    async fn record(&self, record: FinalRecord) -> Result<bool, Error> {
+        let id = record.job_id;
+        let job = self.write(record).await?;
         failpoint::hit("finish-recorded");
         if let Some(job) = job {
             metrics::counter!("vespiary_jobs_finished_total", "status" => job.status.as_str()).increment(1);
@@ -175,12 +236,45 @@ impl Jobs {
         Ok(self.store.detail(id).await?.is_none_or(|now| now.receipt.is_some()))
     }
 
+    /// Writes the record as soon as the database is there. What was captured is not captured again for its sake: the run may be
+    /// unreadable by then. A record whose claim another replica has taken meanwhile is not written.
+    async fn write(&self, record: FinalRecord) -> Result<Option<Job>, Error> {
+        let until = Instant::now() + RECORD_WITHIN;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let cause = match self.store.finish(record.clone()).await {
+                Ok(job) => return Ok(job),
+                Err(cause) => Error::from(cause),
+            };
+            if !cause.is_passing() || Instant::now() + pause > until {
+                return Err(cause);
+            }
+            tracing::warn!(job.id = %record.job_id, error = &cause as &dyn std::error::Error, "could not write a final record; tried again");
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
     /// One pass over the log: into the archive and through the scanner.
     async fn capture_log(&self, detail: &JobDetail, key: &str) -> Result<Captured, Error> {
-        let events = self.runner.logs(detail.job.id, false).await?;
-        let writer = self.archive.create(key, "text/plain; charset=utf-8").await?;
         let rules = CaptureRules::new(&detail.plan, detail.nonce.as_deref(), &self.capture);
-        Ok(capture(events, writer, &rules, &self.spool_dir).await?)
+        let events = match self.runner.logs(detail.job.id, false).await {
+            Ok(events) => events,
+            Err(gone @ RunnerError::NoSuchRun(_)) => {
+                return self.stored_log(key, &rules).await?.ok_or(Error::Runner(gone));
+            }
+            Err(other) => return Err(other.into()),
+        };
+        let writer = self.archive.create(key, "text/plain; charset=utf-8").await?;
+        let keeping = Keeping::new(Arc::clone(&self.archive), key);
+        let (events, writer) = (keeping.watch(events), keeping.guard(writer));
+        let captured = capture(events, writer, &rules, &self.spool_dir).await?;
+        if keeping.has_kept()
+            && let Some(stored) = self.stored_log(key, &rules).await?
+        {
+            return Ok(stored);
+        }
+        Ok(captured)
     }
 
     /// Small outputs go into the row, large ones into the archive under keys made from the job id.
@@ -208,12 +302,18 @@ impl Jobs {
         Ok(records)
     }
 
-    /// Ends a job whose run is gone without having been seen to end.
-    pub(super) async fn fail_lost(&self, id: JobId) -> Result<(), Error> {
+    /// Ends a job whose run is gone, with the reason and what became of its log.
+    pub(super) async fn fail_lost(&self, id: JobId, why: &str) -> Result<(), Error> {
+        let key = log_key(id);
+        let message = match self.archive.read(&key, None).await {
+            Ok(_) => format!("{why}; what was stored of its log is {}", self.archive.uri(&key)),
+            Err(ArchiveError::NotFound(_)) => format!("{why}; its log is lost"),
+            Err(other) => return Err(other.into()),
+        };
         let change = Transition {
             job_id: id,
             status: JobStatus::Failed,
-            message: Some("the run disappeared before its end was seen; its log is lost".to_owned()),
+            message: Some(message),
             reason: Some(EndReason::Lost),
             at: Timestamp::now(),
         };
@@ -221,3 +321,6 @@ impl Jobs {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ mod access;
 pub mod capture;
 mod deploy;
 mod dismiss;
+mod earlier;
 mod error;
 mod finish;
 pub mod inspect;
@@ -60,7 +61,8 @@ pub struct Settings {
     /// Largest output, in MiB, that is checked against its schema; of a larger one only the media type is. Checking JSON takes up to 40
     /// times as much memory, for one result at a time.
     pub checked_result_mib: u32,
-    /// How many jobs are finalized at once.
+    /// How many jobs are finalized at once. Half as many more that take long have places of their own, and half as many that are
+    /// tried again.
     pub finish_concurrency: u32,
     /// Longest pause, in seconds, between two attempts to finalize a job.
     pub retry_max_seconds: u32,

@@ -4,7 +4,7 @@ use super::capture::progress::Progress;
 use super::{Error, Jobs};
 use crate::core::LogEvent;
 use crate::core::job::Transition;
-use crate::core::{JobId, JobStatus, Timestamp};
+use crate::core::{Job, JobId, JobStatus, Timestamp};
 use crate::failpoint;
 use crate::runner::RunnerError;
 use futures::stream::BoxStream;
@@ -26,18 +26,29 @@ impl Jobs {
         Ok(())
     }
 
-    /// A run waits; `message` says what for.
+    /// A run waits; `message` says what for. Without one it waits for nothing special, whatever it waited for before.
     pub async fn run_waits(&self, id: JobId, message: Option<String>) -> Result<(), Error> {
-        let Some(job) = self.store.job(id).await? else {
-            tracing::warn!(job.id = %id, "a run has no job in this database; it is left alone");
-            return Ok(());
-        };
-        if job.status.is_final() {
-            self.runner.cancel(id).await?;
-        } else if job.status == JobStatus::Accepted && message.is_some() && message != job.message {
-            self.store.report(id, None, message, Timestamp::now()).await?;
+        let job = self.job_of_waiting(id).await?;
+        if job.is_some_and(|job| job.status == JobStatus::Accepted && message != job.message) {
+            self.store.report(id, None, Some(message.unwrap_or_default()), Timestamp::now()).await?;
         }
         Ok(())
+    }
+
+    /// A run's launch was begun and not finished. What its job waits for is not known to the run.
+    pub async fn run_is_incomplete(&self, id: JobId) -> Result<(), Error> {
+        self.job_of_waiting(id).await.map(drop)
+    }
+
+    /// The job of a run that has not started. One that has ended meanwhile needs no run: it is stopped.
+    async fn job_of_waiting(&self, id: JobId) -> Result<Option<Job>, Error> {
+        let job = self.store.job(id).await?;
+        match &job {
+            None => tracing::warn!(job.id = %id, "a run has no job in this database; it is left alone"),
+            Some(job) if job.status.is_final() => self.runner.cancel(id).await?,
+            Some(_) => {}
+        }
+        Ok(job)
     }
 
     /// A container said how far it is.
@@ -68,4 +79,23 @@ pub struct Followed {
     pub events: BoxStream<'static, Result<LogEvent, RunnerError>>,
     /// The nonce of the job's markers.
     pub nonce: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::jobs::Settings;
+    use crate::jobs::testing::Bench;
+    use crate::store::JobStore as _;
+
+    #[tokio::test]
+    async fn what_a_run_waited_for_is_over_when_it_says_so() {
+        let bench = Bench::open(Settings::default()).await;
+        let id = bench.accepted().await.id;
+        let message = || async { bench.store.job(id).await.unwrap().unwrap().message };
+        bench.jobs.run_waits(id, Some("waiting: no node has room".to_owned())).await.unwrap();
+        bench.jobs.run_is_incomplete(id).await.unwrap();
+        assert_eq!(message().await.as_deref(), Some("waiting: no node has room"), "its launch is still to come");
+        bench.jobs.run_waits(id, None).await.unwrap();
+        assert_eq!(message().await, None);
+    }
 }

@@ -36,11 +36,13 @@ impl Jobs {
     }
 
     /// Stops those of `live`, runs that have not ended, whose jobs are final: a dismissal whose server died before it could stop the run,
-    /// say. It can be repeated.
+    /// say. It can be repeated. One run's trouble is logged and does not keep the others.
     pub async fn stop_strays(&self, live: &[JobId]) -> Result<(), Error> {
         for part in live.chunks(STRAYS) {
             for id in self.store.ended(part).await? {
-                self.runner.cancel(id).await?;
+                if let Err(cause) = self.runner.cancel(id).await {
+                    tracing::warn!(job.id = %id, error = &cause as &dyn std::error::Error, "could not stop the run of a job that has ended; tried again later");
+                }
             }
         }
         Ok(())
@@ -69,9 +71,7 @@ impl Jobs {
         }
         // Not the name under which this server finalizes: that is another's work, too.
         let owner = format!("{}/repair", self.owner);
-        let now = Timestamp::now();
-        let until = now + Duration::from_secs(u64::from(self.settings.claim_seconds.max(1)));
-        if !self.store.claim(job.id, &owner, now, until).await? {
+        if self.claim(job.id, &owner).await?.is_none() {
             return Ok(());
         }
         let repaired = self.repair_one(job, before).await;
@@ -93,7 +93,7 @@ impl Jobs {
         }
         if detail.job.status == JobStatus::Running {
             tracing::warn!(job.id = %job.id, "a running job has no run any more");
-            return self.fail_lost(job.id).await;
+            return self.fail_lost(job.id, "the run disappeared before its end was seen").await;
         }
         if detail.job.status.is_final() {
             return Ok(());

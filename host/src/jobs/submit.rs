@@ -58,6 +58,13 @@ impl Prepared {
     }
 }
 
+/// What makes two requests the same: what the client asked for, and nothing that the process says of itself. Of what is kept: the
+/// digest must not be a way to guess a secret.
+fn fingerprint(request: &StoredRequest) -> Result<String, Error> {
+    let asked = (&request.inputs, &request.outputs, request.response);
+    Ok(hex::encode(Sha256::digest(serde_json::to_vec(&asked).map_err(Error::Json)?)))
+}
+
 impl Jobs {
     /// Validates, authorizes, shapes, checks the policy, writes the row and launches the run. Answers when the row is durable
     /// and the run was launched or will be.
@@ -72,8 +79,7 @@ impl Jobs {
             declared: shaped.process.description.declared_outputs(),
             guarded: shaped.process.entry.authorize_reads,
         };
-        // Of what is kept: the digest must not be a way to guess a secret.
-        let request_sha256 = hex::encode(Sha256::digest(serde_json::to_vec(&request).map_err(Error::Json)?));
+        let request_sha256 = fingerprint(&request)?;
         let new = NewJob {
             id: launch.job_id,
             process_id: shaped.process.id.clone(),
@@ -255,16 +261,15 @@ impl Jobs {
     async fn keep_launching(&self, launch: Launch, _held: Held) {
         let id = launch.job_id;
         let owner = format!("{}/launch", self.owner);
-        let span = Duration::from_secs(u64::from(self.settings.claim_seconds.max(1)));
         for _ in 0..LAUNCH_ATTEMPTS {
-            let now = Timestamp::now();
-            match self.store.claim(id, &owner, now, now + span).await {
-                Ok(true) => break,
+            match self.claim(id, &owner).await {
+                Ok(Some(_)) => break,
                 // Whoever looks after it now finds it too young to be given up.
-                Ok(false) | Err(_) => tokio::time::sleep(Duration::from_millis(500)).await,
+                Ok(None) | Err(_) => tokio::time::sleep(Duration::from_millis(500)).await,
             }
         }
-        self.holding(id, &owner, self.try_launching(launch)).await;
+        // Without a database nobody else gives the job up, and nobody else can launch it.
+        self.holding(id, &owner, None, self.try_launching(launch)).await;
         // Who finalizes the job need not wait for the claim to run out.
         let _ = self.store.unclaim(id, &owner).await;
     }
@@ -291,5 +296,20 @@ impl Jobs {
         }
         let why = "the runner was not available for too long; send the request again".to_owned();
         let _ = self.fail_unlaunched(launch.job_id, why).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jobs::testing::request;
+
+    #[test]
+    fn a_request_is_the_same_whatever_became_of_the_process() {
+        let asked = fingerprint(&request()).unwrap();
+        let redeployed = StoredRequest { declared: serde_json::json!({ "other": {} }), guarded: true, ..request() };
+        assert_eq!(fingerprint(&redeployed).unwrap(), asked);
+        let other = StoredRequest { inputs: serde_json::json!({ "n": 1 }), ..request() };
+        assert_ne!(fingerprint(&other).unwrap(), asked);
     }
 }

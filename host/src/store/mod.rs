@@ -12,6 +12,8 @@ pub mod sqlite;
 #[cfg(test)]
 mod contract;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::broadcast;
@@ -91,7 +93,8 @@ pub trait JobStore: Send + Sync {
     /// `None` for an unknown job.
     async fn transition(&self, change: Transition) -> Result<Option<(Job, bool)>, StoreError>;
 
-    /// Sets progress (0 to 100) and message of a job that has not ended; otherwise does nothing. Absent values are kept.
+    /// Sets progress (0 to 100) and message of a job that has not ended; otherwise does nothing. Absent values are kept, an empty
+    /// message takes the one away that is there.
     async fn report(
         &self,
         id: JobId,
@@ -108,9 +111,9 @@ pub trait JobStore: Send + Sync {
     /// archived outputs); `None` for an unknown job or one that has not ended.
     async fn remove(&self, id: JobId, at: Timestamp) -> Result<Option<Vec<String>>, StoreError>;
 
-    /// Claims the work on a job until `until`. False when another owner's claim has not expired at `now`. The same owner may
-    /// claim again.
-    async fn claim(&self, id: JobId, owner: &str, now: Timestamp, until: Timestamp) -> Result<bool, StoreError>;
+    /// Claims the work on a job for so long from now. False when another owner's claim has not run out. The same owner may claim
+    /// again. The clock is that of the database: those of its servers need not agree.
+    async fn claim(&self, id: JobId, owner: &str, span: Duration) -> Result<bool, StoreError>;
 
     /// Gives up a claim of this owner, if it still has it.
     async fn unclaim(&self, id: JobId, owner: &str) -> Result<(), StoreError>;

@@ -138,7 +138,7 @@ impl Jobs {
             Some(RunState::Ended(exit)) => exit,
             Some(_) => return Ok(left("it still runs")),
         };
-        Ok(match self.finish(id, &exit).await? {
+        Ok(match self.finish(id, &exit, ()).await? {
             Finished::Done => repaired("recorded and let go"),
             Finished::Claimed => left("a server works on it"),
             Finished::Foreign => left("its row is gone by now; look again"),

@@ -1,6 +1,7 @@
 //! From acceptance to the end: insertion, idempotency, races of transitions, reports, claims, repair's pages, notification.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use futures::future::join_all;
 
@@ -9,6 +10,9 @@ use crate::core::JobStatus::{Accepted, Dismissed, Failed, Running, Successful};
 use crate::core::job::{Inserted, Transition};
 use crate::core::{EndReason, JobId, NewJob};
 use crate::store::JobStore;
+
+/// A claim that does not run out while it is looked at.
+const LONG: Duration = Duration::from_secs(60);
 
 pub(in crate::store) async fn everything_is_read_back(store: &dyn JobStore) {
     let new = NewJob { relaunchable: false, nonce: None, ..job("hello", "ann", 1_234) };
@@ -124,6 +128,9 @@ pub(in crate::store) async fn reports_reach_open_jobs_only(store: &dyn JobStore)
     store.report(id, None, None, at(9_000)).await.unwrap();
     let seen = store.job(id).await.unwrap().unwrap();
     assert_eq!((seen.progress, seen.message.as_deref(), seen.updated), (Some(40), Some("a\u{fffd}b"), at(3_000)));
+    store.report(id, None, Some(String::new()), at(3_500)).await.unwrap();
+    let seen = store.job(id).await.unwrap().unwrap();
+    assert_eq!((seen.progress, seen.message, seen.updated), (Some(40), None, at(3_500)), "nothing is said any more");
     let (ended, _) = store.transition(to(id, Failed, 4_000)).await.unwrap().unwrap();
     store.report(id, Some(50), Some("late".to_owned()), at(5_000)).await.unwrap();
     assert_eq!(store.job(id).await.unwrap().unwrap(), ended);
@@ -131,18 +138,16 @@ pub(in crate::store) async fn reports_reach_open_jobs_only(store: &dyn JobStore)
 
 pub(in crate::store) async fn claims_expire(store: &dyn JobStore) {
     let id = accepted(store).await;
-    assert!(store.claim(id, "a", at(100), at(200)).await.unwrap());
-    assert!(!store.claim(id, "b", at(150), at(250)).await.unwrap());
-    assert!(store.claim(id, "a", at(150), at(300)).await.unwrap(), "its owner again");
-    assert!(!store.claim(id, "b", at(299), at(400)).await.unwrap());
-    assert!(store.claim(id, "b", at(300), at(400)).await.unwrap(), "expired");
+    assert!(store.claim(id, "a", LONG).await.unwrap());
+    assert!(!store.claim(id, "b", LONG).await.unwrap());
+    assert!(store.claim(id, "a", Duration::ZERO).await.unwrap(), "its owner again, and it ends at once");
+    assert!(store.claim(id, "b", LONG).await.unwrap(), "expired");
     store.unclaim(id, "a").await.unwrap();
-    assert!(!store.claim(id, "a", at(350), at(500)).await.unwrap(), "a gave up what it no longer had");
+    assert!(!store.claim(id, "a", LONG).await.unwrap(), "a gave up what it no longer had");
     store.unclaim(id, "b").await.unwrap();
-    let race =
-        join_all((0..20).map(|n| async move { store.claim(id, &format!("w{n}"), at(350), at(500)).await })).await;
+    let race = join_all((0..20).map(|n| async move { store.claim(id, &format!("w{n}"), LONG).await })).await;
     assert_eq!(race.into_iter().filter(|won| *won.as_ref().unwrap()).count(), 1);
-    assert!(!store.claim(JobId::new(), "a", at(1), at(2)).await.unwrap(), "unknown");
+    assert!(!store.claim(JobId::new(), "a", LONG).await.unwrap(), "unknown");
 }
 
 pub(in crate::store) async fn unfinished_jobs_come_in_pages(store: &dyn JobStore) {

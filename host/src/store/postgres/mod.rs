@@ -223,8 +223,8 @@ impl JobStore for PostgresStore {
         Ok(keys)
     }
 
-    async fn claim(&self, id: JobId, owner: &str, now: Timestamp, until: Timestamp) -> Result<bool, StoreError> {
-        self.calls.answer(&status::Claim { id, owner, now, until }).await
+    async fn claim(&self, id: JobId, owner: &str, span: Duration) -> Result<bool, StoreError> {
+        self.calls.answer(&status::Claim { id, owner, span }).await
     }
 
     async fn unclaim(&self, id: JobId, owner: &str) -> Result<(), StoreError> {

@@ -1,6 +1,7 @@
 //! Writes that move a job on: transition, report, claim. Each is one conditional update; row locks decide races.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::postgres::PgConnection;
@@ -88,7 +89,7 @@ impl Call for Report {
 
     async fn run(&self, connection: &mut PgConnection) -> Result<bool, StoreError> {
         let written = sqlx::query(
-            "update jobs set progress = coalesce($2, progress), message = coalesce($3, message), \
+            "update jobs set progress = coalesce($2, progress), message = nullif(coalesce($3, message), ''), \
                  updated = greatest(updated, $4) where id = $1 and finished is null",
         )
         .bind(self.id.to_string())
@@ -102,13 +103,22 @@ impl Call for Report {
     }
 }
 
-/// Takes the work on a job until a time.
+/// Takes the work on a job for a time.
 pub(super) struct Claim<'o> {
     pub(super) id: JobId,
     pub(super) owner: &'o str,
-    pub(super) now: Timestamp,
-    pub(super) until: Timestamp,
+    pub(super) span: Duration,
 }
+
+/// The server's clock, which is one for all replicas, in milliseconds: at this moment, not when a wait for a lock began.
+const CLOCK: &str = "(extract(epoch from clock_timestamp()) * 1000)::bigint";
+
+static CLAIM: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "update jobs set claim_owner = $2, claim_until = {CLOCK} + $3 \
+         where id = $1 and (claim_owner is null or claim_owner = $2 or claim_until <= {CLOCK})"
+    )
+});
 
 #[async_trait]
 impl Call for Claim<'_> {
@@ -116,17 +126,13 @@ impl Call for Claim<'_> {
     const WRITES: bool = true;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<bool, StoreError> {
-        let written = sqlx::query(
-            "update jobs set claim_owner = $2, claim_until = $4 \
-             where id = $1 and (claim_owner is null or claim_owner = $2 or claim_until <= $3)",
-        )
-        .bind(self.id.to_string())
-        .bind(self.owner)
-        .bind(self.now.as_millis())
-        .bind(self.until.as_millis())
-        .execute(connection)
-        .await
-        .map_err(classify)?;
+        let written = sqlx::query(CLAIM.as_str())
+            .bind(self.id.to_string())
+            .bind(self.owner)
+            .bind(i64::try_from(self.span.as_millis()).unwrap_or(i64::MAX))
+            .execute(connection)
+            .await
+            .map_err(classify)?;
         Ok(written.rows_affected() > 0)
     }
 }

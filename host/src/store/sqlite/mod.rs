@@ -277,8 +277,8 @@ impl JobStore for SqliteStore {
         self.write(finish::Remove { id, at }).await
     }
 
-    async fn claim(&self, id: JobId, owner: &str, now: Timestamp, until: Timestamp) -> Result<bool, StoreError> {
-        self.write(status::Claim { id, owner: owner.to_owned(), now, until }).await
+    async fn claim(&self, id: JobId, owner: &str, span: Duration) -> Result<bool, StoreError> {
+        self.write(status::Claim { id, owner: owner.to_owned(), span }).await
     }
 
     async fn unclaim(&self, id: JobId, owner: &str) -> Result<(), StoreError> {

@@ -1,6 +1,7 @@
 //! Writes that move a job on: transition, report, claim. Each is one conditional update; the database decides races.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
@@ -89,7 +90,7 @@ impl Work for Report {
 
     async fn apply(&self, connection: &mut SqliteConnection, changed: &mut Vec<JobId>) -> Result<(), StoreError> {
         let written = sqlx::query(
-            "update jobs set progress = coalesce(?2, progress), message = coalesce(?3, message), updated = max(updated, ?4) \
+            "update jobs set progress = coalesce(?2, progress), message = nullif(coalesce(?3, message), ''), updated = max(updated, ?4) \
              where id = ?1 and finished is null",
         )
         .bind(self.id.to_string())
@@ -106,12 +107,11 @@ impl Work for Report {
     }
 }
 
-/// Takes the work on a job until a time.
+/// Takes the work on a job for a time. The file has one server, and its clock is the database's.
 pub(super) struct Claim {
     pub(super) id: JobId,
     pub(super) owner: String,
-    pub(super) now: Timestamp,
-    pub(super) until: Timestamp,
+    pub(super) span: Duration,
 }
 
 #[async_trait]
@@ -119,14 +119,15 @@ impl Work for Claim {
     type Answer = bool;
 
     async fn apply(&self, connection: &mut SqliteConnection, _changed: &mut Vec<JobId>) -> Result<bool, StoreError> {
+        let now = Timestamp::now();
         let written = sqlx::query(
             "update jobs set claim_owner = ?2, claim_until = ?4 \
              where id = ?1 and (claim_owner is null or claim_owner = ?2 or claim_until <= ?3)",
         )
         .bind(self.id.to_string())
         .bind(&self.owner)
-        .bind(self.now.as_millis())
-        .bind(self.until.as_millis())
+        .bind(now.as_millis())
+        .bind((now + self.span).as_millis())
         .execute(connection)
         .await
         .map_err(classify)?;

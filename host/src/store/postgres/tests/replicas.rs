@@ -69,7 +69,7 @@ async fn one_of_them_wins() {
         let stores = [&store, &other];
         let claims = join_all((0..10).map(|n| {
             let store = stores[n % 2];
-            async move { store.claim(new.id, &format!("w{n}"), at(10), at(20)).await.unwrap() }
+            async move { store.claim(new.id, &format!("w{n}"), Duration::from_secs(60)).await.unwrap() }
         }))
         .await;
         assert_eq!(claims.iter().filter(|won| **won).count(), 1);

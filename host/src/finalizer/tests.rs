@@ -1,0 +1,113 @@
+//! The driver over real use cases, with runs of which the test says what they give.
+
+use std::sync::atomic::Ordering;
+
+use super::*;
+use crate::core::JobStatus;
+use crate::jobs::Settings;
+use crate::jobs::testing::{Bench, Log, SOON, well};
+
+const LOG: &str = "PYGEOAPI_K8S_MANAGER_RESULT_START\ndone";
+
+fn finalizer(bench: &Bench, concurrency: usize) -> Finalizer {
+    let limits = Limits { concurrency, longest_pause: Duration::from_millis(50) };
+    let mut finalizer = Finalizer::new(Arc::clone(&bench.jobs), limits, CancellationToken::new());
+    finalizer.places = Arc::new(Places::patient(concurrency, Duration::from_millis(50)));
+    finalizer
+}
+
+fn ended(id: JobId) -> RunObservation {
+    RunObservation { job_id: id, state: RunState::Ended(well()) }
+}
+
+#[tokio::test]
+async fn runs_that_hang_do_not_keep_others_waiting() {
+    let bench = Bench::open(Settings::default()).await;
+    let mut finalizer = finalizer(&bench, 2);
+    for _ in 0..20 {
+        finalizer.observed(ended(bench.ran(Log::Hangs).await));
+    }
+    let job = bench.accepted().await;
+    bench.runs.set(job.id, Log::Whole(LOG));
+    finalizer.observed(ended(job.id));
+    let job = bench.jobs.wait(job, SOON).await.unwrap();
+    assert_eq!(job.status, JobStatus::Successful);
+}
+
+#[tokio::test]
+async fn an_incomplete_run_is_looked_after_once_at_a_time() {
+    let bench = Bench::open(Settings::default()).await;
+    let mut finalizer = finalizer(&bench, 2);
+    let id = bench.accepted().await.id;
+    let incomplete = || RunObservation { job_id: id, state: RunState::Incomplete };
+    bench.store.goes_away();
+    for _ in 0..5 {
+        finalizer.observed(incomplete());
+    }
+    assert_eq!(finalizer.tasks.len(), 1);
+    // When it is done, the next list is heeded again: its job has ended meanwhile.
+    bench.store.refused(2).await;
+    bench.store.comes_back();
+    finalizer.tasks.close();
+    tokio::time::timeout(SOON, finalizer.tasks.wait()).await.unwrap();
+    bench.fail(id).await;
+    finalizer.observed(incomplete());
+    tokio::time::timeout(SOON, finalizer.tasks.wait()).await.unwrap();
+    assert_eq!(*bench.runs.cancelled.lock().unwrap(), [id]);
+}
+
+#[tokio::test]
+async fn a_run_that_cannot_be_stopped_does_not_keep_others_running() {
+    let bench = Bench::open(Settings::default()).await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let id = bench.accepted().await.id;
+        bench.fail(id).await;
+        ids.push(id);
+    }
+    bench.runs.cancels_that_fail.store(1, Ordering::Relaxed);
+    bench.jobs.stop_strays(&ids).await.unwrap();
+    assert_eq!(bench.runs.cancelled.lock().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn what_takes_long_gives_its_quick_place_back() {
+    let places = Places::patient(1, Duration::from_millis(10));
+    let endless = || {
+        places.run(Attempt::First, |place| async move {
+            let _place = place;
+            std::future::pending::<()>().await;
+        })
+    };
+    let first = endless();
+    tokio::pin!(first);
+    // The first one goes on in the only long place, so that the second one has to come again.
+    tokio::select! {
+        _ = &mut first => panic!("it does not end"),
+        second = endless() => assert_eq!(second, Some(None)),
+    }
+    assert_eq!(places.run(Attempt::First, |_place| async { 1 }).await, Some(Some(1)));
+    // One that needs no place any more is not held up for the lack of one.
+    let slow = |place| async move {
+        drop(place);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    tokio::select! {
+        _ = &mut first => panic!("it does not end"),
+        done = places.run(Attempt::First, slow) => assert_eq!(done, Some(Some(()))),
+    }
+}
+
+#[tokio::test]
+async fn what_has_failed_has_places_of_its_own() {
+    let places = Places::patient(1, SOON);
+    let failed = places.run(Attempt::Again, |place| async move {
+        let _place = place;
+        std::future::pending::<()>().await;
+    });
+    tokio::select! {
+        biased;
+        _ = failed => panic!("it does not end"),
+        done = places.run(Attempt::First, |_place| async { 1 }) => assert_eq!(done, Some(Some(1))),
+    }
+}
