@@ -46,7 +46,9 @@ impl Frame {
         }
         let end = if parts.is_empty() { format!("--{boundary}--\r\n") } else { format!("\r\n--{boundary}--\r\n") };
         let root_type = parts.first().map_or("text/plain", |part| part.media_type.as_str());
-        let root_type = line(root_type).chars().filter(|c| !matches!(c, '"' | '\\')).collect();
+        // Anything else would cost the answer its own media type.
+        let harmless = |c: &char| matches!(c, ' '..='~') && !matches!(c, '"' | '\\');
+        let root_type = root_type.chars().filter(harmless).collect();
         let sizes = parts.iter().map(|part| part.size).sum();
         Self { boundary, heads, end: Bytes::from(end), root_type, sizes }
     }
@@ -98,5 +100,7 @@ mod tests {
         let frame = Frame::new("X".into(), &[part("a\r\nSet-Cookie: x", "text/\"html\r\n\r\n", 0)]);
         assert_eq!(frame.heads[0].iter().filter(|byte| **byte == b'\n').count(), 5, "{:?}", frame.heads[0]);
         assert!(!frame.content_type().contains("\"html"));
+        let frame = Frame::new("X".into(), &[part("a", "t\u{e9}xt/plain", 0)]);
+        assert!(http::HeaderValue::from_str(&frame.content_type()).unwrap().to_str().is_ok());
     }
 }

@@ -23,6 +23,7 @@ use super::multipart::{Frame, PartHead};
 use super::problem::{NO_SUCH_OUTPUT, Problem, RESULT_NOT_AVAILABLE, chain};
 use super::query::{Path, Query};
 use super::{ApiState, json_response, negotiate, ranges, written};
+use crate::core::job::StoredRequest;
 use crate::core::request::TransmissionMode;
 use crate::core::{JobId, OutputBody, OutputRecord, ResponseMode};
 use crate::jobs::{ByteBody, Error, Results};
@@ -60,8 +61,8 @@ pub(super) async fn one(
     let results = state.jobs().results(asking.asker(), &id).await?;
     let Some(found) = results.outputs.iter().find(|held| held.id == output) else {
         let shown: String = output.chars().take(80).collect();
-        // An output that was asked for is a known one, which got no value; one that was left out has none either.
-        let kind = if results.request.outputs.0.is_some() { RESULT_NOT_AVAILABLE } else { NO_SUCH_OUTPUT };
+        // One that was declared got no value, or was left out of the request.
+        let kind = if declares(&results.request, &output) { RESULT_NOT_AVAILABLE } else { NO_SUCH_OUTPUT };
         return Err(Problem::new(kind, format!("job {} has no output '{shown}'", results.job.id)));
     };
     // The signature is for GET alone.
@@ -72,6 +73,14 @@ pub(super) async fn one(
         }
     }
     value(&state, results.job.id, found, &headers).await
+}
+
+/// Whether the process had this output when the job was accepted. One that declared none has one, called `result`.
+fn declares(request: &StoredRequest, output: &str) -> bool {
+    match request.declared.as_object().filter(|declared| !declared.is_empty()) {
+        Some(declared) => declared.contains_key(output),
+        None => output == "result",
+    }
 }
 
 /// Sends the client to where the bytes are. The address is good for this moment and this client: nobody keeps the answer.
@@ -345,6 +354,26 @@ mod tests {
         assert_eq!(read["a"], json!({"value": "a,1\n", "mediaType": "text/csv"}));
         assert!(read["b"]["href"].as_str().unwrap().ends_with("/results/b"));
         assert_eq!(answered(ask("raw", json!({"a": {}})), &["a"], true).await.1, "application/json");
+    }
+
+    #[test]
+    fn what_was_declared_is_known_whatever_was_asked_for() {
+        let request = |declared: serde_json::Value, outputs: serde_json::Value| -> StoredRequest {
+            let request =
+                serde_json::json!({"inputs": {}, "response": "raw", "declared": declared, "outputs": outputs});
+            serde_json::from_value(request).unwrap()
+        };
+        let some = serde_json::json!({"a": {}, "b": {}});
+        for outputs in [serde_json::Value::Null, serde_json::json!({"a": {}})] {
+            let with = request(some.clone(), outputs.clone());
+            assert!(
+                declares(&with, "a") && declares(&with, "b") && !declares(&with, "c") && !declares(&with, "result")
+            );
+            for none in [serde_json::json!({}), serde_json::Value::Null] {
+                let without = request(none, outputs.clone());
+                assert!(declares(&without, "result") && !declares(&without, "a"));
+            }
+        }
     }
 
     #[tokio::test]

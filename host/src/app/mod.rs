@@ -100,6 +100,7 @@ impl App {
             capture,
             store,
             postgres,
+            archive: _,
             s3,
             runner,
             kubernetes,

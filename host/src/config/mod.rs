@@ -42,6 +42,8 @@ pub struct Config {
     pub store: Store,
     /// How the connections to a PostgreSQL server are used, where `store.url` names one.
     pub postgres: store::postgres::Settings,
+    /// The folder of logs and large results, where `s3.bucket` names no bucket.
+    pub archive: Archive,
     /// The bucket of logs and large results; without `s3.bucket` they are files in the data folder.
     pub s3: archive::s3::Settings,
     /// What runs plans.
@@ -50,6 +52,15 @@ pub struct Config {
     pub kubernetes: runner::kubernetes::Settings,
     /// The server's own log.
     pub telemetry: telemetry::Settings,
+}
+
+/// The folder `archive` in the data folder.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Archive {
+    /// Whether it is one folder that all servers of the database at `store.url` share and that outlives them: a network volume, or the disk
+    /// of the one machine that they run on. Without a bucket, servers with `store.url` start only with this.
+    pub shared_folder: bool,
 }
 
 /// The folder in which `.wasm` files become processes.
@@ -85,6 +96,7 @@ impl Default for Config {
             capture: jobs::capture::Settings::default(),
             store: Store::default(),
             postgres: store::postgres::Settings::default(),
+            archive: Archive::default(),
             s3: archive::s3::Settings::default(),
             runner: Runner::default(),
             kubernetes: runner::kubernetes::Settings::default(),
@@ -117,12 +129,26 @@ impl Config {
         if self.s3 != archive::s3::Settings::default() {
             // They begin with the key in quotes.
             add("s3", self.s3.problems().iter().map(|one| one.replacen('\'', "", 2)).collect());
+        } else if self.store.url.is_some() && !self.archive.shared_folder {
+            add("s3", vec![self.no_bucket()]);
         }
         add("kubernetes", self.kubernetes.violations());
         // These begin with the whole key.
         wrong.extend(core::Policy::new(&self.policy).err().unwrap_or_default());
         wrong.extend(self.telemetry.violation());
         wrong
+    }
+
+    /// Why servers that share a database do not start without a bucket.
+    fn no_bucket(&self) -> String {
+        let folder = self.data_dir.join("archive");
+        format!(
+            "bucket is missing: servers that share a database (store.url) would keep each its logs and results in a folder of its own, {}, and in a pod \
+             that goes with the pod. Set s3.bucket, s3.endpoint, s3.access_key, s3.secret_key and s3.prefix, or {}; or archive.shared_folder: true, if \
+             that folder is one that all of them share and that outlives them",
+            folder.display(),
+            original::bucket_variables()
+        )
     }
 
     /// The watched folder.
@@ -143,8 +169,10 @@ impl Config {
         let mut shown = serde_json::to_value(self).unwrap_or_default();
         let secret = ["token", "api_token", "password", "secret", "key", "secret_key", "access_key", "sha256", "value"];
         mask(&mut shown, &secret);
-        if let Some(serde_json::Value::String(url)) = shown.pointer_mut("/store/url") {
-            *url = sections::without_password(url);
+        for place in ["/store/url", "/store/sql_url"] {
+            if let Some(serde_json::Value::String(url)) = shown.pointer_mut(place) {
+                *url = sections::without_password(url);
+            }
         }
         shown
     }

@@ -20,6 +20,12 @@ const BUCKET: [(&str, &str); 5] = [
     (PREFIX, "prefix"),
 ];
 
+/// The names of the five, for a message.
+pub(super) fn bucket_variables() -> String {
+    let [first @ .., (last, _)] = BUCKET;
+    format!("{} and {last}", first.map(|(name, _)| name).join(", "))
+}
+
 /// Every container in a pod has it.
 const IN_POD: &str = "KUBERNETES_SERVICE_HOST";
 

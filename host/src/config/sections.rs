@@ -13,6 +13,10 @@ pub struct Store {
     /// `postgres://user:password@host:port/database?sslmode=…`; absent: SQLite. How its connections are used stands in `postgres`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
+    /// The same database for `vespiary sql`, with a user that may read the three views and nothing else; absent: `url`, with all that the
+    /// servers may do. It can stand alone, in the configuration of somebody who only asks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sql_url: Option<String>,
     /// How the SQLite file is run.
     #[serde(flatten)]
     pub sqlite: store::sqlite::Settings,
@@ -20,23 +24,24 @@ pub struct Store {
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let url = self.url.as_deref().map(without_password);
-        f.debug_struct("Store").field("url", &url).field("sqlite", &self.sqlite).finish()
+        let shown = |url: &Option<String>| url.as_deref().map(without_password);
+        let (url, sql_url) = (shown(&self.url), shown(&self.sql_url));
+        f.debug_struct("Store").field("url", &url).field("sql_url", &sql_url).field("sqlite", &self.sqlite).finish()
     }
 }
 
 impl Store {
     /// What is wrong, each with the key's name. The URL is not repeated: it holds a password.
     pub(super) fn violations(&self) -> Vec<String> {
-        let Some(url) = &self.url else { return Vec::new() };
-        let parsed = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "postgres" | "postgresql"));
-        match parsed {
-            Some(_) => Vec::new(),
-            None => vec![
-                "url: must be of the form 'postgres://user:password@host:port/database', special characters percent-encoded"
-                    .to_owned(),
-            ],
-        }
+        let is_right =
+            |url: &String| Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "postgres" | "postgresql"));
+        let both = [("url", &self.url), ("sql_url", &self.sql_url)];
+        let wrong = both.into_iter().filter(|(_, url)| url.as_ref().is_some_and(|url| !is_right(url)));
+        wrong
+            .map(|(key, _)| {
+                format!("{key}: must be of the form 'postgres://user:password@host:port/database', special characters percent-encoded")
+            })
+            .collect()
     }
 }
 
@@ -95,7 +100,8 @@ mod tests {
             ("hunter2", "***"),
         ] {
             assert_eq!(without_password(url), shown);
-            let store = Store { url: Some(url.to_owned()), ..Store::default() };
+            let both = Some(url.to_owned());
+            let store = Store { url: both.clone(), sql_url: both, ..Store::default() };
             assert!(!format!("{store:?}").contains("hunter2"));
         }
     }

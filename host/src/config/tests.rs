@@ -72,12 +72,13 @@ fn unknown_keys_of_the_flat_sections_are_told() {
 
 #[test]
 fn wrong_values_are_told_without_secrets() {
-    let file = "store: {url: 'mysql://v:hunter2@db/v'}\n\
+    let file = "store: {url: 'mysql://v:hunter2@db/v', sql_url: hunter2}\n\
                 s3: {secret_key: hunter2, prefix: a/../b}\n\
                 kubernetes: {job_name_prefix: 'Über', watch_seconds: 5}\n";
     let wrong = read(file, &[]).unwrap_err();
     for (place, words) in [
         ("store.url: ", "postgres://"),
+        ("store.sql_url: ", "postgres://"),
         ("s3.bucket ", "missing"),
         ("s3.access_key ", "missing"),
         ("s3.prefix ", "segment"),
@@ -119,6 +120,23 @@ fn each_missing_one_of_the_five_is_named() {
 }
 
 #[test]
+fn servers_that_share_a_database_share_an_archive() {
+    let database = [("VESPIARY_STORE_URL", "postgres://v:hunter2@db/v"), ("VESPIARY_DATA_DIR", "/var/lib/vespiary")];
+    let wrong = read("", &database).unwrap_err();
+    assert_eq!(wrong.len(), 1, "{wrong:#?}");
+    assert!(wrong[0].starts_with("s3.bucket is missing: ") && !wrong[0].contains("hunter2"), "{wrong:?}");
+    let keys = ["s3.endpoint", "s3.access_key", "s3.secret_key", "s3.prefix", "archive.shared_folder"];
+    for name in FIVE.iter().map(|(name, _)| *name).chain(keys).chain(["/var/lib/vespiary/archive"]) {
+        assert!(wrong[0].contains(name), "{name} in {wrong:?}");
+    }
+    assert!(read("archive: {shared_folder: true}", &database).is_ok());
+    assert!(read("s3: {bucket: logs}", &database).is_ok());
+    assert!(read("", &[database.as_slice(), FIVE.as_slice()].concat()).is_ok());
+    // Who only asks has no archive.
+    assert!(read("store: {sql_url: 'postgres://analyst@db/v'}", &[]).is_ok());
+}
+
+#[test]
 fn a_pod_runs_its_jobs_in_its_cluster() {
     let cluster = [
         ("KUBERNETES_SERVICE_HOST", "10.96.0.1"),
@@ -141,12 +159,13 @@ fn a_pod_runs_its_jobs_in_its_cluster() {
 
 #[test]
 fn secrets_are_masked() {
-    let file = "store: {url: 'postgres://v:hunter2@db/v?sslmode=require'}\n\
+    let file = "store: {url: 'postgres://v:hunter2@db/v?sslmode=require', sql_url: 'postgres://a:hunter2@db/v'}\n\
                 s3: {bucket: logs, access_key: hunter2, secret_key: hunter2, kms_key: shown, sse: 'aws:kms'}\n";
     let (config, _) = read(file, &[]).unwrap();
     let shown = config.masked();
     assert!(!shown.to_string().contains("hunter2"), "{shown}");
     assert_eq!(shown["store"]["url"], "postgres://v:***@db/v?sslmode=require");
+    assert_eq!(shown["store"]["sql_url"], "postgres://a:***@db/v");
     assert_eq!(shown["s3"]["kms_key"], "shown");
     assert!(!format!("{config:?}").contains("hunter2"));
 }

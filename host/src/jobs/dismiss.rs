@@ -96,6 +96,7 @@ impl Jobs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::Principal;
     use crate::jobs::Settings;
     use crate::jobs::testing::{Bench, Log, well};
 

@@ -176,8 +176,7 @@ impl Jobs {
         let mut exit = exit.clone();
         let mut records = Vec::new();
         if exit.is_success() && !detail.job.status.is_final() {
-            let limit = u64::from(self.settings.checked_result_mib) * 1024 * 1024;
-            match outputs::assemble(detail, captured, &outputs::Checking { parsing: &self.parsing, limit }).await? {
+            match outputs::assemble(detail, captured, &outputs::Checking::of(self)).await? {
                 Ok(found) => records = self.keep_outputs(id, found).await?,
                 Err(wrong) => {
                     exit.reason = EndReason::InvalidResult;

@@ -58,9 +58,11 @@ pub struct Settings {
     pub secret_names: Vec<String>,
     /// Largest output, in KiB, that is kept in the database; larger ones go to the archive.
     pub inline_result_kib: u32,
-    /// Largest output, in MiB, that is checked against its schema; of a larger one only the media type is. Checking JSON takes up to 40
-    /// times as much memory, for one result at a time.
+    /// Largest output, in MiB, that is checked against its schema. A larger one is kept, and only its media type is checked.
     pub checked_result_mib: u32,
+    /// Memory, in MiB, that checking a result may take, for one large result at a time. JSON of many small values takes seventy times its
+    /// size. An output whose check would take more is kept; checked are its media type, and that it is JSON where that says so.
+    pub check_memory_mib: u32,
     /// How many jobs are finalized at once. Half as many more that take long have places of their own, and half as many that are
     /// tried again.
     pub finish_concurrency: u32,
@@ -80,6 +82,7 @@ impl Default for Settings {
             secret_names: Vec::new(),
             inline_result_kib: 256,
             checked_result_mib: 64,
+            check_memory_mib: 256,
             finish_concurrency: 8,
             retry_max_seconds: 60,
             claim_seconds: 10,
@@ -130,7 +133,7 @@ pub struct Jobs {
     /// Jobs that this server is launching: repair leaves them alone.
     launching: submit::Launching,
     /// Bounds the memory that parsed results take: one large result at a time.
-    parsing: Semaphore,
+    parsing: Arc<Semaphore>,
 }
 
 impl Jobs {
@@ -154,7 +157,7 @@ impl Jobs {
             tasks,
             starting: Arc::new(Semaphore::new(STARTING_AT_ONCE)),
             launching: submit::Launching::default(),
-            parsing: Semaphore::new(1),
+            parsing: Arc::new(Semaphore::new(1)),
         })
     }
 

@@ -1,7 +1,7 @@
 //! The file of an object that grows: whole blocks, and past the page cache once the object is large.
 //!
 //! A large log is read once, if at all. By way of the page cache each of its bytes is copied once more, pushes out what others read, and
-//! waits for the flush at the end; written directly it takes half the time and is on the disk at once. Where a file system cannot do
+//! waits for the flush at the end; written directly it takes half the time and leaves the flush little to do. Where a file system cannot do
 //! that, the page cache is used.
 
 use std::fs::File;
@@ -42,7 +42,8 @@ impl Sink {
         Self { file, block, start, written: 0, direct: false, direct_from: SMALL }
     }
 
-    /// Whether what is written needs no flush.
+    /// Whether the file system takes direct writes. Some buffer them all the same.
+    #[cfg(test)]
     pub(super) fn is_direct(&self) -> bool {
         self.direct
     }
@@ -50,6 +51,12 @@ impl Sink {
     /// The same file, for a thread that flushes it meanwhile.
     pub(super) fn flusher(&self) -> io::Result<File> {
         self.file.try_clone()
+    }
+
+    /// The same with another file.
+    #[cfg(test)]
+    pub(super) fn with_file(self, file: File) -> Self {
+        Self { file, ..self }
     }
 
     /// Appends bytes. After a failure the file must not be finished.
@@ -147,15 +154,30 @@ mod tests {
 
     #[test]
     fn another_alignment_is_no_failure() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("object");
-        let mut sink = Sink { direct_from: 0, ..Sink::new(File::create_new(&path).unwrap()) };
-        // As if the memory could not be aligned.
-        sink.start += 1;
-        sink.block.resize(sink.start, 0);
-        sink.write(&[7; 3 * BLOCK + 1]).unwrap();
-        assert!(!sink.is_direct());
-        sink.finish().unwrap();
-        assert_eq!(fs::read(&path).unwrap(), [7; 3 * BLOCK + 1]);
+        for before in [0, 2] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("object");
+            let mut sink = Sink { direct_from: 0, ..Sink::new(File::create_new(&path).unwrap()) };
+            sink.write(&vec![6; before * BLOCK]).unwrap();
+            // As if the memory could not be aligned, or no longer.
+            sink.start += 1;
+            sink.block.resize(sink.start, 0);
+            sink.write(&[7; 3 * BLOCK + 1]).unwrap();
+            assert!(!sink.is_direct());
+            sink.finish().unwrap();
+            assert!(fs::read(&path).unwrap() == [vec![6; before * BLOCK], vec![7; 3 * BLOCK + 1]].concat());
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_told_whichever_way_is_written() {
+        for direct_from in [0, SMALL] {
+            let folder = tempfile::tempdir().unwrap();
+            let file = File::create_new(folder.path().join("object")).unwrap();
+            let mut sink = Sink { direct_from, ..Sink::new(file) };
+            sink.write(&[7; BLOCK]).unwrap();
+            let mut sink = sink.with_file(File::options().write(true).open("/dev/full").unwrap());
+            assert_eq!(sink.write(&[7; BLOCK]).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        }
     }
 }

@@ -17,8 +17,8 @@ use super::super::{ArchiveError, ArchiveWriter};
 use super::sink::Sink;
 use super::{PIECE, blocking, unavailable};
 
-/// After so many bytes that are written by way of the page cache the disk begins to write in the background, so that the last flush has
-/// little left to do.
+/// After so many bytes the disk begins to write in the background, so that the last flush has little left to do. What went past the page
+/// cache is there already; but some file systems take direct writes and buffer them all the same.
 const FLUSH_EVERY: u64 = 64 * 1024 * 1024;
 
 /// From this size on a piece is not copied: pages that are new each time cost more than a call of its own.
@@ -64,6 +64,8 @@ pub(super) struct FileWriter {
     writing: Option<JoinHandle<io::Result<Sink>>>,
     flushing: Option<JoinHandle<io::Result<()>>>,
     unflushed: u64,
+    /// Whether a step failed or was given up halfway: bytes may be missing, or a flush has failed and will not say so again.
+    broken: bool,
     deadline: Duration,
     finish_deadline: Duration,
 }
@@ -89,6 +91,7 @@ impl FileWriter {
             writing: None,
             flushing: None,
             unflushed: 0,
+            broken: false,
             deadline,
             finish_deadline,
         })
@@ -96,10 +99,13 @@ impl FileWriter {
 
     /// The file, after what is being written. A piece that was written in part cannot be written again: there is none after a failure.
     async fn settled(&mut self) -> Result<Sink, ArchiveError> {
+        let failed = || unavailable(io::Error::other("an earlier piece of the object was not written"));
+        if self.broken {
+            return Err(failed());
+        }
         if let Some(mut writing) = self.writing.take() {
             return join(&mut writing, self.deadline).await;
         }
-        let failed = || unavailable(io::Error::other("an earlier piece of the object was not written"));
         self.sink.take().ok_or_else(failed)
     }
 
@@ -119,10 +125,12 @@ impl FileWriter {
     /// Hands what waits to the disk, behind what is written now.
     async fn hand_over(&mut self) -> Result<(), ArchiveError> {
         let mut sink = self.settled().await?;
+        // Until this is done: an error or a caller that gives up leaves it so.
+        self.broken = true;
         self.unflushed = self.unflushed.saturating_add(self.waiting_size as u64);
         self.waiting_size = 0;
         let pieces = std::mem::take(&mut self.waiting);
-        let flush = if self.unflushed >= FLUSH_EVERY && !sink.is_direct() { Some(sink.flusher()) } else { None };
+        let flush = if self.unflushed >= FLUSH_EVERY { Some(sink.flusher()) } else { None };
         self.writing = Some(tokio::task::spawn_blocking(move || {
             pieces.iter().try_for_each(|piece| sink.write(piece))?;
             Ok(sink)
@@ -135,6 +143,7 @@ impl FileWriter {
             self.unflushed = 0;
             self.flushing = Some(tokio::task::spawn_blocking(move || file.sync_data()));
         }
+        self.broken = false;
         Ok(())
     }
 }
@@ -227,4 +236,85 @@ fn new_file(folder: &Path) -> io::Result<(GrowingFile, File)> {
 pub(super) fn try_to_write(folder: &Path) -> io::Result<()> {
     let (_growing, mut file) = new_file(folder)?;
     file.write_all(&[b'.'; 4096])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::GROWING;
+    use super::*;
+
+    const MIB: usize = 1024 * 1024;
+    const DEADLINE: Duration = Duration::from_secs(60);
+
+    fn begin(root: &Path) -> FileWriter {
+        fs::create_dir(root.join(GROWING)).unwrap();
+        FileWriter::begin(root, &root.join(GROWING), root.join("object"), DEADLINE, DEADLINE).unwrap()
+    }
+
+    /// Writes so many MiB.
+    async fn write(writer: &mut FileWriter, mib: usize) -> Result<(), ArchiveError> {
+        for _ in 0..mib {
+            writer.write(Bytes::from(vec![7; MIB])).await?;
+        }
+        Ok(())
+    }
+
+    /// Nothing became of it.
+    async fn is_given_up(writer: FileWriter, root: &Path) {
+        assert!(matches!(Box::new(writer).finish().await, Err(ArchiveError::Unavailable(_))));
+        assert!(!root.join("object").exists());
+    }
+
+    #[tokio::test]
+    async fn a_flush_that_failed_is_not_forgotten() {
+        let root = tempfile::tempdir().unwrap();
+        let mut writer = begin(root.path());
+        write(&mut writer, 1).await.unwrap();
+        // The disk has told of it once, and does not tell again.
+        writer.flushing = Some(tokio::task::spawn_blocking(|| Err(io::Error::other("the disk lost a page"))));
+        writer.unflushed = FLUSH_EVERY;
+        assert!(write(&mut writer, 1).await.is_err());
+        assert!(write(&mut writer, 1).await.is_err());
+        is_given_up(writer, root.path()).await;
+    }
+
+    #[tokio::test]
+    async fn a_write_that_was_given_up_halfway_is_not_forgotten() {
+        let root = tempfile::tempdir().unwrap();
+        let mut writer = begin(root.path());
+        write(&mut writer, 1).await.unwrap();
+        let (release, hold) = std::sync::mpsc::channel::<()>();
+        writer.flushing = Some(tokio::task::spawn_blocking(move || {
+            let _ = hold.recv();
+            Ok(())
+        }));
+        writer.unflushed = FLUSH_EVERY;
+        let sink = writer.settled().await.unwrap();
+        writer.sink = Some(sink);
+        {
+            let mut given_up = Box::pin(write(&mut writer, 1));
+            assert!(futures::poll!(&mut given_up).is_pending(), "it waits for the flush");
+        }
+        drop(release);
+        is_given_up(writer, root.path()).await;
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_is_full_in_the_middle_of_a_large_object_is_told() {
+        let root = tempfile::tempdir().unwrap();
+        let mut writer = begin(root.path());
+        write(&mut writer, 20).await.unwrap();
+        let sink = writer.settled().await.unwrap();
+        // Every write to it fails as on a full disk.
+        writer.sink = Some(sink.with_file(File::options().write(true).open("/dev/full").unwrap()));
+        let failed = async {
+            write(&mut writer, 20).await?;
+            Box::new(writer).finish().await
+        };
+        let error = failed.await.unwrap_err();
+        let ArchiveError::Unavailable(cause) = error else { panic!("{error}") };
+        let cause = cause.downcast_ref::<io::Error>().unwrap();
+        assert_eq!(cause.kind(), io::ErrorKind::StorageFull, "{cause}");
+        assert!(!root.path().join("object").exists());
+    }
 }

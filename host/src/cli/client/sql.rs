@@ -2,16 +2,18 @@
 
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use crate::cli::ConfigArgs;
 use crate::cli::output::Failure;
 use crate::config::Overrides;
-use crate::store::sql::{self, Format};
+use crate::store::sql::{self, Bounds, Format};
 
 /// `vespiary sql`
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Views: job_history, job_status_history, process_history.\n\nExamples:\n  vespiary sql \"select process, status, count(*) from job_history group by 1, 2\"\n  vespiary sql --format csv \"select * from job_history where status = 'failed'\" > failed.csv"
+    after_help = "Views: job_history, job_status_history, process_history.\n\nA statement reads in one transaction, for which the database keeps what the server replaces meanwhile. So it ends at the deadline, \
+                  also when a pager waits for its reader; what was printed until then stays. Where store.sql_url is set, it is used instead of store.url.\n\nExamples:\n  vespiary sql \"select process, status, count(*) from job_history group by 1, 2\"\n  vespiary sql --format csv \"select * from job_history where status = 'failed'\" > failed.csv"
 )]
 pub(crate) struct Sql {
     #[command(flatten)]
@@ -25,6 +27,9 @@ pub(crate) struct Sql {
     /// Print at most so many rows
     #[arg(long, value_name = "N")]
     max_rows: Option<u64>,
+    /// End the statement after so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    deadline: u64,
     /// One statement that only reads
     statement: String,
 }
@@ -50,10 +55,11 @@ impl Sql {
         };
         let mut out = std::io::BufWriter::new(std::io::stdout().lock());
         super::http::block_on(async {
-            let (statement, max_rows) = (self.statement.as_str(), self.max_rows);
-            match &config.store.url {
-                Some(url) => Ok(sql::query_url(url, statement, format, max_rows, &mut out).await?),
-                None => Ok(sql::query(&config.database(), statement, format, max_rows, &mut out).await?),
+            let statement = self.statement.as_str();
+            let bounds = Bounds { max_rows: self.max_rows, deadline: Duration::from_secs(self.deadline) };
+            match config.store.sql_url.as_ref().or(config.store.url.as_ref()) {
+                Some(url) => Ok(sql::query_url(url, statement, format, bounds, &mut out).await?),
+                None => Ok(sql::query(&config.database(), statement, format, bounds, &mut out).await?),
             }
         })?;
         out.flush()?;

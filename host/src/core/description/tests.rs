@@ -139,6 +139,7 @@ fn schemas_keep_to_the_closed_list() {
         (json!({"exclusiveMinimum": 5}), vec!["/exclusiveMinimum"]),
         (json!({"exclusiveMinimum": true}), vec!["/exclusiveMinimum"]),
         (json!({"type": "text"}), vec!["/type"]),
+        (json!({"contentMediaType": "text/csv\nx: y"}), vec!["/contentMediaType"]),
         (json!({"pattern": "("}), vec!["/pattern"]),
         (json!({"enum": []}), vec!["/enum"]),
         (json!({"required": ["a", "a"]}), vec!["/required"]),

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{ExecuteRequest, ProcessDescription, Violation, pointer::join};
 
-pub use outputs::check_output;
+pub use outputs::{Checked, check_media_type, check_output};
 
 /// How many violations are told at most.
 const MOST: usize = 100;

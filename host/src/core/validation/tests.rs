@@ -201,7 +201,7 @@ fn inner_values() {
 fn outputs_are_checked_in_their_media_type() {
     let process = echo();
     let place = |id: &str, kind: &str, bytes: &[u8]| {
-        check_output(&process, id, kind, bytes).err().map(|violation| violation.pointer)
+        check_output(&process, id, kind, bytes, 1 << 20).err().map(|violation| violation.pointer)
     };
     let wrong = |at: &str| Some(at.to_owned());
     assert_eq!(place("message", "text/plain", b"hello"), None);
@@ -227,8 +227,22 @@ fn outputs_are_checked_in_their_media_type() {
     assert_eq!(place("nested", "application/json", b"{\"a\": [1, \"secret\"]}"), wrong("/outputs/nested/a/1"));
     assert_eq!(place("other", "text/plain", b""), wrong("/outputs/other"));
 
-    let told = check_output(&process, "message", "text/plain", b"swordfish").unwrap_err();
+    let told = check_output(&process, "message", "text/plain", b"swordfish", 1 << 20).unwrap_err();
     assert!(!told.message.contains("swordfish"), "{told:?}");
     let bare = ProcessDescription::parse(r#"{"id": "p", "version": "1"}"#, None).unwrap();
-    assert_eq!(check_output(&bare, "result", "text/plain", b"x"), Ok(()));
+    assert_eq!(check_output(&bare, "result", "text/plain", b"x", 1 << 20), Ok(Checked::Content));
+}
+
+#[test]
+fn what_would_take_too_much_memory_is_checked_in_its_form() {
+    let process = echo();
+    let check = |id: &str, kind: &str, bytes: &[u8], memory| check_output(&process, id, kind, bytes, memory);
+    let wrong = b"{\"a\": [1, \"x\"]}";
+    assert!(check("nested", "application/json", wrong, 1 << 20).is_err());
+    assert_eq!(check("nested", "application/json", wrong, 500), Ok(Checked::Form));
+    assert!(check("nested", "application/json", b"{\"a\": [1, \"x\"}", 500).is_err(), "it is not JSON");
+    assert_eq!(check("message", "text/plain", b"longer", 5), Ok(Checked::Form));
+    assert_eq!(check("any", "text/plain", b"[[[1]]]", 1 << 20), Ok(Checked::Content));
+    assert!(check("doc", "text/html", b"x", 0).is_err() && check_media_type(&process, "doc", "text/html").is_err());
+    assert_eq!(check_media_type(&process, "doc", "text/csv; header=present"), Ok(()));
 }

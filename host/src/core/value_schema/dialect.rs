@@ -6,7 +6,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use jsonschema::{Draft, PatternOptions, Validator};
 use serde_json::{Map, Value, json};
 
-use crate::core::{Violation, pointer::join};
+use crate::core::{Violation, media_type, pointer::join};
 
 /// Standard alphabet; padding may be left out.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -36,6 +36,7 @@ const ASSERTED: [&str; 12] = [
 /// What a keyword's value must be.
 enum Shape {
     Text,
+    MediaType,
     Flag,
     Number,
     Positive,
@@ -53,7 +54,8 @@ enum Shape {
 
 fn shape(keyword: &str) -> Option<Shape> {
     Some(match keyword {
-        "title" | "description" | "format" | "contentMediaType" | "contentEncoding" => Shape::Text,
+        "title" | "description" | "format" | "contentEncoding" => Shape::Text,
+        "contentMediaType" => Shape::MediaType,
         "exclusiveMaximum" | "exclusiveMinimum" | "uniqueItems" | "nullable" | "readOnly" | "writeOnly"
         | "deprecated" => Shape::Flag,
         "maximum" | "minimum" => Shape::Number,
@@ -124,6 +126,10 @@ fn check_keyword(shape: &Shape, value: &Value, at: &str, out: &mut Vec<Violation
     };
     let wrong = match shape {
         Shape::Text => (!value.is_string()).then_some("must be a text"),
+        // It becomes the `Content-Type` of what has none of its own.
+        Shape::MediaType => {
+            (!value.as_str().is_some_and(media_type::is_valid)).then_some("must be a media type, 'application/json' say")
+        }
         Shape::Flag => (!value.is_boolean()).then_some("must be true or false"),
         Shape::Number => (!value.is_number()).then_some("must be a number"),
         Shape::Positive => (!value.as_f64().is_some_and(|n| n > 0.0)).then_some("must be a number greater than 0"),

@@ -19,6 +19,9 @@ use sentence::{fits_none, sentence};
 /// How many violations one value is told at most.
 const MOST: usize = 100;
 
+/// Bytes in memory from which on not everything that is wrong with a value can be gathered.
+const LARGE: usize = 8 * 1024 * 1024;
+
 /// How much of a value a message may tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shown {
@@ -39,6 +42,8 @@ pub struct ValueSchema {
     holds_secret: bool,
     /// What stands beside the top-level `oneOf`.
     base: Option<Validator>,
+    /// As `chooses` of an alternative.
+    base_chooses: bool,
     alternatives: Vec<Alternative>,
 }
 
@@ -53,6 +58,8 @@ pub struct Alternative {
     pub binary: bool,
     bbox: Option<bbox::Hint>,
     validator: Validator,
+    /// Whether there is a choice inside, of which the validator tells all that is wrong with each of its members.
+    chooses: bool,
 }
 
 impl ValueSchema {
@@ -67,7 +74,7 @@ impl ValueSchema {
         };
         let chosen = ["oneOf", "anyOf"].into_iter().find_map(|key| Some((key, schema.get(key)?.as_array()?)));
         let built = match chosen {
-            None => Alternative::new(document, None, &compile).map(|only| (None, vec![only])),
+            None => Alternative::new(document, None, &compile).map(|only| (None, false, vec![only])),
             Some((key, members)) => {
                 let mut beside = schema.clone();
                 beside.shift_remove(key);
@@ -76,16 +83,20 @@ impl ValueSchema {
                     .iter()
                     .map(|member| Alternative::new(member, inherited, &compile))
                     .collect::<Result<Vec<_>, _>>()
-                    .and_then(|alternatives| compile(&Value::Object(beside)).map(|base| (Some(base), alternatives)))
+                    .and_then(|alternatives| {
+                        let beside = Value::Object(beside);
+                        compile(&beside).map(|base| (Some(base), has_choice(&beside), alternatives))
+                    })
             }
         };
         match built {
-            Ok((base, alternatives)) => Some(Self {
+            Ok((base, base_chooses, alternatives)) => Some(Self {
                 nullable: flag(schema, "nullable"),
                 secret: is_secret(schema),
                 holds_secret: holds_secret(document),
                 document: document.clone(),
                 base,
+                base_chooses,
                 alternatives,
             }),
             Err(violation) => {
@@ -163,6 +174,12 @@ impl ValueSchema {
         }
     }
 
+    /// The first thing that is wrong with a value beside the alternatives. Names of members may be told.
+    pub(crate) fn first_of_base(&self, value: &Value, pointer: &str, size: usize) -> Option<Violation> {
+        let base = self.base.as_ref().filter(|_| !self.takes_null(value))?;
+        first(base, self.base_chooses, value, pointer, size)
+    }
+
     /// Checks a value as it stands in a request or a JSON output. A `media_type` picks the alternatives.
     pub(crate) fn check(
         &self,
@@ -211,6 +228,7 @@ impl Alternative {
             binary: dialect::is_binary(members) || all_of(members).any(dialect::is_binary),
             bbox: bbox::hint(members),
             validator: compile(schema)?,
+            chooses: has_choice(schema),
         })
     }
 
@@ -247,6 +265,28 @@ impl Alternative {
         }
         out
     }
+
+    /// The first thing that is wrong with a value of which so many bytes are in memory. Names of members may be told.
+    pub(crate) fn first_violation(&self, value: &Value, pointer: &str, size: usize) -> Option<Violation> {
+        if let Some(hint) = self.bbox {
+            let mut out = Vec::new();
+            bbox::check(hint, value, pointer, Shown::Names, &mut out);
+            if let Some(found) = out.into_iter().next() {
+                return Some(found);
+            }
+        }
+        first(&self.validator, self.chooses, value, pointer, size)
+    }
+}
+
+/// The first error, without gathering the others: of a large value they take more memory than the value.
+fn first(validator: &Validator, chooses: bool, value: &Value, pointer: &str, size: usize) -> Option<Violation> {
+    if chooses && size > LARGE {
+        let message = "is not what its schema says; it is too large to tell where";
+        return (!validator.is_valid(value)).then(|| Violation::new(pointer, message));
+    }
+    let error = validator.validate(value).err()?;
+    Some(Violation::new(format!("{pointer}{}", error.instance_path().as_str()), sentence(&error, Shown::Names)))
 }
 
 fn collect(validator: &Validator, value: &Value, pointer: &str, shown: Shown, out: &mut Vec<Violation>) {
@@ -285,6 +325,19 @@ pub(crate) fn is_secret(schema: &Map<String, Value>) -> bool {
             .flatten()
             .filter_map(Value::as_object)
             .any(is_secret)
+}
+
+/// Whether this schema or one inside it lets choose. A member of an object of such a name counts, too: it does no harm.
+fn has_choice(schema: &Value) -> bool {
+    match schema {
+        Value::Object(members) => {
+            // One that is nullable becomes a choice between null and the rest.
+            ["oneOf", "anyOf", "nullable"].iter().any(|key| members.contains_key(*key))
+                || members.values().any(has_choice)
+        }
+        Value::Array(elements) => elements.iter().any(has_choice),
+        _ => false,
+    }
 }
 
 /// Whether this schema or one inside it marks its value as a secret.

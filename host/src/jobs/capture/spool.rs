@@ -155,8 +155,8 @@ enum ValueBody {
 
 impl SpooledValue {
     /// A value that is in memory already.
-    #[must_use]
-    pub fn from_bytes(bytes: Bytes) -> Self {
+    #[cfg(test)]
+    pub(crate) fn from_bytes(bytes: Bytes) -> Self {
         let sha256 = hex::encode(Sha256::digest(&bytes));
         Self { size: bytes.len() as u64, sha256, body: ValueBody::Memory(bytes) }
     }

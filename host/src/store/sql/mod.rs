@@ -2,24 +2,28 @@
 //!
 //! Invariant: nothing is written. An SQLite file is opened read-only, the connection refuses writes, and only a single statement that
 //! begins with a reading word is taken, so that neither `attach` nor `pragma` is reached;
-//! a PostgreSQL session reads in a read-only transaction. Memory does not grow with the rows.
+//! a PostgreSQL session reads in a read-only transaction. Memory does not grow with the rows, and no transaction outlives the deadline.
 
 mod postgres;
 mod print;
+mod rows;
 mod statement;
 #[cfg(test)]
 mod tests;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, Column, ConnectOptions, Connection, Executor, Row, Statement};
 
 pub use self::postgres::query_url;
-use self::print::Printer;
+use self::rows::Rows;
+
+/// Steps of SQLite's machine between two looks at the clock: some tenths of a millisecond.
+const STEPS: i32 = 10_000;
 
 /// How rows are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -66,6 +70,12 @@ pub enum SqlError {
     /// The statement is wrong.
     #[error("the database refuses the statement: {}", message(.0))]
     Statement(#[source] sqlx::Error),
+    /// It took too long.
+    #[error("the statement was ended after {} s (--deadline)", .0.as_secs_f64())]
+    Deadline(Duration),
+    /// The thread that reads.
+    #[error("cannot read in a thread of its own")]
+    Thread(#[source] std::io::Error),
     /// The output cannot be written.
     #[error("cannot write the output")]
     Output(#[source] std::io::Error),
@@ -79,6 +89,15 @@ fn message(error: &sqlx::Error) -> String {
     }
 }
 
+/// How much is printed, and how long that may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Rows; `None`: all.
+    pub max_rows: Option<u64>,
+    /// From opening the database to the last row.
+    pub deadline: Duration,
+}
+
 /// What was printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Printed {
@@ -88,7 +107,7 @@ pub struct Printed {
     pub truncated: bool,
 }
 
-/// Runs one reading statement and prints at most `max_rows` rows of it (`None`: all).
+/// Runs one reading statement and prints its rows, within these bounds.
 ///
 /// # Errors
 /// [`SqlError`]; rows that came before a failure are printed.
@@ -96,15 +115,22 @@ pub async fn query(
     path: &Path,
     sql: &str,
     format: Format,
-    max_rows: Option<u64>,
+    bounds: Bounds,
     out: &mut dyn Write,
 ) -> Result<Printed, SqlError> {
-    let sql = statement::reading(sql)?;
-    let mut connection = open(path).await?;
-    let outcome = run(&mut connection, sql, format, max_rows, out).await;
-    // Nothing was written: there is nothing to lose in closing.
-    drop(connection.close().await);
-    outcome
+    let (path, sql) = (path.to_owned(), statement::reading(sql)?.to_owned());
+    let read = async move |rows: &mut Rows| {
+        let began = Instant::now();
+        let mut connection = open(&path).await?;
+        // What computes and gives no row ends, too.
+        let in_time = move || began.elapsed() < bounds.deadline;
+        connection.lock_handle().await.map_err(SqlError::Statement)?.set_progress_handler(STEPS, in_time);
+        let outcome = run(&mut connection, &sql, rows).await;
+        // Nothing was written: there is nothing to lose in closing.
+        drop(connection.close().await);
+        outcome.map_err(|error| if in_time() { error } else { SqlError::Deadline(bounds.deadline) })
+    };
+    rows::print(format, bounds, out, read).await
 }
 
 async fn open(path: &Path) -> Result<SqliteConnection, SqlError> {
@@ -127,30 +153,21 @@ async fn open(path: &Path) -> Result<SqliteConnection, SqlError> {
     Ok(connection)
 }
 
-async fn run(
-    connection: &mut SqliteConnection,
-    sql: &str,
-    format: Format,
-    max_rows: Option<u64>,
-    out: &mut dyn Write,
-) -> Result<Printed, SqlError> {
+async fn run(connection: &mut SqliteConnection, sql: &str, rows: &mut Rows) -> Result<(), SqlError> {
     let prepared = (&mut *connection).prepare(sqlx::SqlSafeStr::into_sql_str(AssertSqlSafe(sql.to_owned()))).await;
     let prepared = prepared.map_err(SqlError::Statement)?;
     let names = prepared.columns().iter().map(|column| column.name().to_owned()).collect();
-    let mut printer = Printer::new(format, names, out);
-    let mut printed = Printed { rows: 0, truncated: false };
+    if !rows.columns(names).await {
+        return Ok(());
+    }
     let mut found = prepared.query().fetch(connection);
     while let Some(row) = found.next().await {
         let row = row.map_err(SqlError::Statement)?;
-        if max_rows.is_some_and(|max| printed.rows >= max) {
-            printed.truncated = true;
-            break;
-        }
         let values =
             (0..row.len()).map(|index| row.try_get_raw(index).map(print::value)).collect::<Result<Vec<_>, _>>();
-        printer.row(values.map_err(SqlError::Statement)?).map_err(SqlError::Output)?;
-        printed.rows += 1;
+        if !rows.row(values.map_err(SqlError::Statement)?).await {
+            break;
+        }
     }
-    printer.end().map_err(SqlError::Output)?;
-    Ok(printed)
+    Ok(())
 }

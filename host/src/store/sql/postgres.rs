@@ -11,19 +11,18 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Column, ConnectOptions, Connection, Executor, Row, SqlSafeStr, Statement};
 use tokio::time::timeout;
 
-use super::print::{self, Printer};
-use super::{Format, Printed, SqlError, statement};
+use super::rows::{self, Rows};
+use super::{Bounds, Format, Printed, SqlError, print, statement};
 
 /// Longest time to open the connection.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// No statement runs for longer than ten minutes or waits for a lock for longer than five seconds.
-const SESSION: &str = "set statement_timeout = 600000; set lock_timeout = 5000; \
-                       set idle_in_transaction_session_timeout = 600000; set default_transaction_read_only = on; \
+/// No statement waits for a lock for longer than five seconds.
+const SESSION: &str = "set lock_timeout = 5000; set default_transaction_read_only = on; \
                        set bytea_output = 'hex'; set timezone = 'UTC'";
 
-/// Runs one reading statement on the server at this URL and prints at most `max_rows` rows of it (`None`: all). What reads is
-/// what the URL's user may read.
+/// Runs one reading statement on the server at this URL and prints its rows, within these bounds. What it may read is what the URL's user
+/// may read, and the functions that it may call are those of that user.
 ///
 /// # Errors
 /// [`SqlError`]; rows that came before a failure are printed.
@@ -31,55 +30,54 @@ pub async fn query_url(
     url: &str,
     sql: &str,
     format: Format,
-    max_rows: Option<u64>,
+    bounds: Bounds,
     out: &mut dyn Write,
 ) -> Result<Printed, SqlError> {
     let (_, sql) = statement::beginning(sql)?;
-    let mut connection = match timeout(CONNECT, open(url)).await {
-        Ok(outcome) => outcome.map_err(SqlError::Reach)?,
-        Err(_) => return Err(SqlError::Reach(sqlx::Error::PoolTimedOut)),
+    let (url, sql) = (url.to_owned(), sql.to_owned());
+    let read = async move |rows: &mut Rows| {
+        let mut connection = match timeout(CONNECT, open(&url, bounds.deadline)).await {
+            Ok(outcome) => outcome.map_err(SqlError::Reach)?,
+            Err(_) => return Err(SqlError::Reach(sqlx::Error::PoolTimedOut)),
+        };
+        // The connection is dropped: a statement of which only some rows were wanted is not read to its end.
+        run(&mut connection, &sql, rows).await
     };
-    // The connection is dropped: a statement of which only some rows were wanted is not read to its end.
-    run(&mut connection, sql, format, max_rows, out).await
+    rows::print(format, bounds, out, read).await
 }
 
-async fn open(url: &str) -> Result<PgConnection, sqlx::Error> {
+async fn open(url: &str, deadline: Duration) -> Result<PgConnection, sqlx::Error> {
     let options = url.parse::<PgConnectOptions>()?.application_name("vespiary sql").disable_statement_logging();
     let mut connection = options.connect().await?;
-    sqlx::raw_sql(SESSION).execute(&mut connection).await?;
+    // A second after our own deadline: the server ends what it computes for somebody who is gone.
+    let longest = deadline.as_millis().saturating_add(1_000).min(i32::MAX.unsigned_abs().into());
+    let session =
+        format!("{SESSION}; set statement_timeout = {longest}; set idle_in_transaction_session_timeout = {longest}");
+    sqlx::raw_sql(AssertSqlSafe(session)).execute(&mut connection).await?;
     Ok(connection)
 }
 
-async fn run(
-    connection: &mut PgConnection,
-    sql: &str,
-    format: Format,
-    max_rows: Option<u64>,
-    out: &mut dyn Write,
-) -> Result<Printed, SqlError> {
+async fn run(connection: &mut PgConnection, sql: &str, rows: &mut Rows) -> Result<(), SqlError> {
     let mut transaction = connection.begin_with("begin read only").await.map_err(SqlError::Reach)?;
     let text = || AssertSqlSafe(sql.to_owned()).into_sql_str();
     // Refuses a second statement, and names the columns even if no row comes.
     let prepared = (&mut *transaction).prepare(text()).await.map_err(SqlError::Statement)?;
     let names = prepared.columns().iter().map(|column| column.name().to_owned()).collect();
-    let mut printer = Printer::new(format, names, out);
-    let mut printed = Printed { rows: 0, truncated: false };
+    if !rows.columns(names).await {
+        return Ok(());
+    }
     // Unprepared, so that every type comes as text.
     let mut found = sqlx::raw_sql(text()).fetch(&mut *transaction);
     while let Some(row) = found.next().await {
         let row = row.map_err(SqlError::Statement)?;
-        if max_rows.is_some_and(|max| printed.rows >= max) {
-            printed.truncated = true;
-            break;
-        }
         let values = (0..row.len())
             .map(|index| row.try_get_raw(index).map(|raw| print::written(&raw)))
             .collect::<Result<Vec<_>, _>>();
-        printer.row(values.map_err(SqlError::Statement)?).map_err(SqlError::Output)?;
-        printed.rows += 1;
+        if !rows.row(values.map_err(SqlError::Statement)?).await {
+            break;
+        }
     }
-    printer.end().map_err(SqlError::Output)?;
-    Ok(printed)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -96,7 +94,8 @@ mod tests {
         max: Option<u64>,
     ) -> Result<(String, Printed), SqlError> {
         let mut out = Vec::new();
-        let printed = query_url(&database.url(), sql, format, max, &mut out).await?;
+        let bounds = Bounds { max_rows: max, deadline: Duration::from_secs(60) };
+        let printed = query_url(&database.url(), sql, format, bounds, &mut out).await?;
         Ok((String::from_utf8(out).unwrap(), printed))
     }
 
@@ -151,7 +150,44 @@ mod tests {
         let Some(database) = Database::create().await else { return };
         let wrong = ask(&database, "select nowhere", Format::Csv, None).await.unwrap_err();
         assert_eq!(wrong.to_string(), "the database refuses the statement: column \"nowhere\" does not exist");
-        let nobody = query_url("postgres://127.0.0.1:1/x", "select 1", Format::Csv, None, &mut Vec::new()).await;
+        let bounds = Bounds { max_rows: None, deadline: Duration::from_secs(60) };
+        let nobody = query_url("postgres://127.0.0.1:1/x", "select 1", Format::Csv, bounds, &mut Vec::new()).await;
         assert!(nobody.unwrap_err().to_string().starts_with("cannot reach the database: "));
+    }
+    /// As `migrations/README.md` has it.
+    #[tokio::test]
+    async fn who_may_read_the_views_reads_those_alone() {
+        let Some(database) = Database::create().await else { return };
+        let store = database.open().await;
+        store.insert(fixture::job("hello", "ann", 5)).await.unwrap();
+        // Roles belong to the whole server.
+        let role = format!("analyst_{}", crate::core::JobId::new());
+        let recipe = format!(
+            "create role \"{role}\" login password 'only-for-a-test'; \
+             grant select on job_history, job_status_history, process_history to \"{role}\""
+        );
+        database.execute(&recipe).await;
+        let mut url: url::Url = database.url().parse().unwrap();
+        url.set_username(&role).unwrap();
+        url.set_password(Some("only-for-a-test")).unwrap();
+        let bounds = Bounds { max_rows: None, deadline: Duration::from_secs(60) };
+        let mut answers = Vec::new();
+        for sql in [
+            "select process from job_history",
+            "select count(*) from job_status_history",
+            "select id from process_history",
+            "select inputs from jobs",
+            "select pg_terminate_backend(pid) from pg_stat_activity where usename <> current_user and datname = current_database()",
+            "select pg_read_file('/etc/passwd')",
+        ] {
+            let mut out = Vec::new();
+            let printed = query_url(url.as_str(), sql, Format::Csv, bounds, &mut out).await;
+            answers.push(printed.map(|_| String::from_utf8(out).unwrap()).map_err(|error| error.to_string()));
+        }
+        database.execute(&format!("drop owned by \"{role}\"; drop role \"{role}\"")).await;
+        let (views, rest) = answers.split_at(3);
+        assert_eq!(views[0].as_deref(), Ok("process\r\nhello\r\n"));
+        assert!(views.iter().all(Result::is_ok), "{views:?}");
+        assert!(rest.iter().all(Result::is_err), "{rest:?}");
     }
 }

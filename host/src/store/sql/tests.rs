@@ -9,7 +9,8 @@ use crate::store::sqlite::{Settings, SqliteStore};
 
 async fn ask(path: &Path, sql: &str, format: Format, max_rows: Option<u64>) -> Result<(String, Printed), SqlError> {
     let mut out = Vec::new();
-    let printed = query(path, sql, format, max_rows, &mut out).await?;
+    let bounds = Bounds { max_rows, deadline: Duration::from_secs(60) };
+    let printed = query(path, sql, format, bounds, &mut out).await?;
     Ok((String::from_utf8(out).unwrap(), printed))
 }
 
@@ -105,4 +106,61 @@ async fn a_failure_quotes_the_database() {
     assert_eq!(wrong.to_string(), "the database refuses the statement: no such column: nowhere");
     let syntax = ask(&path, "select from where", Format::Csv, None).await.unwrap_err();
     assert!(syntax.to_string().contains("syntax error"), "{syntax}");
+}
+
+/// An output that takes nothing until it is let, as that of a pager.
+struct Pager(std::sync::mpsc::Receiver<()>);
+
+impl Write for Pager {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let _ = self.0.recv();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn an_output_that_takes_nothing_does_not_keep_the_log_of_the_database() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.sqlite");
+    let store = SqliteStore::open(&path, &Settings::default()).await.unwrap();
+    let asked = path.clone();
+    let (release, hold) = std::sync::mpsc::channel();
+    let asking = std::thread::spawn(move || {
+        let sql = "with recursive n(i) as (select 1 union all select i + 1 from n where i < 100000) \
+                   select i, (select count(*) from jobs) from n";
+        let bounds = Bounds { max_rows: None, deadline: Duration::from_secs(1) };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(query(&asked, sql, Format::Csv, bounds, &mut Pager(hold)))
+    });
+    let mut connection = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
+    // Each write is one that the log has to keep while somebody reads what was there before.
+    let began = Instant::now();
+    let mut seen_held = false;
+    loop {
+        store.insert(fixture::job("hello", "ann", 5)).await.unwrap();
+        let row = sqlx::query("pragma wal_checkpoint(truncate)").fetch_one(&mut connection).await.unwrap();
+        let is_held = row.get::<i64, _>(0) == 1;
+        seen_held |= is_held;
+        if seen_held && !is_held {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "held: {seen_held}");
+    }
+    drop(release);
+    assert!(matches!(asking.join().unwrap(), Err(SqlError::Deadline(_))));
+}
+
+#[tokio::test]
+async fn a_statement_that_only_computes_ends_at_the_deadline() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.sqlite");
+    SqliteStore::open(&path, &Settings::default()).await.unwrap().shutdown().await;
+    let sql = "with recursive n(i) as (select 1 union all select i + 1 from n) select count(*) from n";
+    let bounds = Bounds { max_rows: None, deadline: Duration::from_millis(50) };
+    let ended = query(&path, sql, Format::Csv, bounds, &mut Vec::new()).await.unwrap_err();
+    assert!(matches!(ended, SqlError::Deadline(_)), "{ended}");
 }

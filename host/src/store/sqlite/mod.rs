@@ -56,6 +56,9 @@ pub struct Settings {
     pub writer_cache_kib: u32,
     /// Page cache of each reader, in KiB.
     pub reader_cache_kib: u32,
+    /// Beginning of the file, in MiB, that readers map into memory; 0: none of it. Long lists are faster with it. But what is otherwise one
+    /// failed request ends the server then: a page that the disk cannot read, a file that another program cuts. Not for network volumes.
+    pub mapped_mib: u32,
 }
 
 impl Default for Settings {
@@ -69,6 +72,7 @@ impl Default for Settings {
             busy_timeout_ms: 3_000,
             writer_cache_kib: 8_192,
             reader_cache_kib: 2_048,
+            mapped_mib: 0,
         }
     }
 }
@@ -84,8 +88,6 @@ pub enum Synchronous {
     Normal,
 }
 
-/// Bytes of the file that readers see through the page cache itself.
-const MAPPED: &str = "1073741824";
 /// The name of the thread of each connection.
 const THREAD: &str = "store-sqlite";
 /// Readiness writes itself only if no job was written for this long.
@@ -163,7 +165,7 @@ impl SqliteStore {
                     .pragma("query_only", "on")
                     .pragma("cache_size", cache(settings.reader_cache_kib))
                     // A page of the list has its rows all over the file: no call and no copy for each of them.
-                    .pragma("mmap_size", MAPPED)
+                    .pragma("mmap_size", (u64::from(settings.mapped_mib) << 20).to_string())
                     // A page crosses from SQLite's thread in a few steps, not row by row.
                     .row_buffer_size(512),
             );
