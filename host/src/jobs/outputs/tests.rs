@@ -25,6 +25,7 @@ fn job(declared: Value, asked: Value) -> JobDetail {
             finished: None,
             updated: at,
             removed: None,
+            guarded: false,
         },
         process_version: "1".into(),
         processor_digest: Digest::of(b"p"),
