@@ -311,7 +311,7 @@ async fn a_page_looks_at_a_bounded_stretch() {
         process_ids: (0..30).map(|n| format!("p{}", n * 200).parse().unwrap()).collect(),
         ..JobFilter::default()
     };
-    for (filter, want, most) in [(long, 1, 6), (loose, 60, 40)] {
+    for (filter, want, most) in [(long, 1, 7), (loose, 60, 40)] {
         let (mut pages, mut found, mut after) = (0, 0, None);
         loop {
             let page = store.list(&filter, after, 10).await.unwrap();
