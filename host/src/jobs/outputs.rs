@@ -94,9 +94,10 @@ impl Checking {
         let bytes = value.bytes(u64::MAX).await?.unwrap_or_default();
         let room = self.room.clone();
         let work = move || {
-            let done = work(&bytes, &room);
+            // A thread of its own each time takes over the memory that the last one gave back; those of the pool keep it, each for itself.
+            let checked = std::thread::scope(|scope| scope.spawn(|| work(&bytes, &room)).join());
             drop((bytes, turn));
-            done
+            checked.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };
         tokio::task::spawn_blocking(work).await.map_err(Error::Task)
     }

@@ -153,8 +153,12 @@ async fn content_is_checked_up_to_the_limits() {
     assert_eq!(with("application/json", wrong, 7, 1 << 20).await, None, "too large to be looked at");
     assert_eq!(with("application/json", wrong, 8, 100).await, None, "its tree is too large");
     assert!(with("application/json", "[1, ", 8, 100).await.unwrap().contains("not JSON"));
-    for (limit, memory) in [(7, 1 << 20), (8, 100)] {
-        assert!(with("text/csv", wrong, limit, memory).await.unwrap().contains("'text/csv'"));
+    // The media type is checked all the same.
+    let detail = job(json!({"csv": several()["csv"].clone()}), Value::Null);
+    for (limit, memory) in [(2, 1 << 20), (8, 1)] {
+        let value = captured(Some("text/html"), Bytes::from_static(b"a,b\n"));
+        let wrong = assemble(&detail, value, &checking(limit, memory)).await.unwrap().err().unwrap();
+        assert!(wrong.contains("'text/html'") && wrong.contains("/outputs/csv"), "{wrong}");
     }
 }
 
@@ -185,7 +189,7 @@ fn figure(name: &str) -> usize {
 #[test]
 fn checking_stays_within_its_memory() {
     const ALONE: &str = "VESPIARY_TEST_OUTPUTS_ALONE";
-    const MEMORY: usize = 32 << 20;
+    const MEMORY: usize = 16 << 20;
     if std::env::var_os(ALONE).is_none() {
         // In a process of its own, since the memory of other tests would count.
         let name = "jobs::outputs::tests::checking_stays_within_its_memory";
@@ -198,21 +202,16 @@ fn checking_stays_within_its_memory() {
     let list = |unit: &str, count: usize| format!("[{}{unit}]", format!("{unit},").repeat(count - 1));
     // As many as just fit.
     let fitting = |unit: &str| {
-        let mut count = MEMORY / 32;
-        loop {
-            let text = list(unit, count);
-            if tree_size(&text).unwrap() + 2 * text.len() <= MEMORY {
-                return text;
-            }
-            count = count * 4 / 5;
-        }
+        let counts = (10..=17).rev().map(|power| list(unit, 1 << power));
+        let mut fits = counts.filter(|text| tree_size(text).unwrap() + 2 * text.len() <= MEMORY);
+        fits.next().unwrap()
     };
     let any = json!({"schema": {}});
     let choice = json!({"anyOf": [{"type": "array", "items": {"type": "integer"}}, {"type": "array", "items": {"type": "boolean"}}]});
     let in_choice = json!({"schema": {"type": "object", "properties": {"a": choice}}});
-    for (name, schema, text, is_right) in [
-        ("far too many objects", &any, list("{\"a\":1}", 500_000), true),
-        ("far too many numbers", &any, list("1", 3_000_000), true),
+    let shapes = [
+        ("far too many objects", &any, list("{\"a\":1}", 250_000), true),
+        ("far too many numbers", &any, list("1", 1_500_000), true),
         ("objects that fit", &any, fitting("{\"a\":1}"), true),
         ("lists that fit", &any, fitting("[[1,2]]"), true),
         ("numbers that fit", &any, fitting("1"), true),
@@ -220,32 +219,42 @@ fn checking_stays_within_its_memory() {
         ("wrong in every place", &several()["numbers"], fitting("\"x\""), false),
         ("the same everywhere", &json!({"schema": {"type": "array", "uniqueItems": true}}), fitting("1"), false),
         ("wrong in every choice", &in_choice, format!("{{\"a\":{}}}", fitting("\"x\"")), false),
-    ] {
-        for declared in [json!({"one": schema}), json!({"one": schema, "other": any})] {
-            let text = if declared.get("other").is_some() { format!("{{\"one\":{text}}}") } else { text.clone() };
-            // As a capture has it: in a file.
-            let mut spool =
-                crate::jobs::capture::spool::Spool::new(&std::env::temp_dir(), u64::MAX, Duration::from_secs(60));
-            spool.write(text.as_bytes()).unwrap();
-            let value = spool.finish().unwrap().unwrap();
-            let size = text.len();
-            drop(text);
-            // The mark begins anew.
-            std::fs::write("/proc/self/clear_refs", "5").unwrap();
-            let before = figure("VmRSS:");
-            let (detail, checking) = (job(declared, Value::Null), checking(u64::MAX, MEMORY));
-            let value =
-                Captured { value: CapturedValue::Whole(value), ..captured(Some("application/json"), Bytes::new()) };
-            let results = runtime.block_on(async {
-                let work = || assemble(&detail, value.clone(), &checking);
-                futures::future::join_all([work(), work(), work(), work()]).await
-            });
-            let grown = figure("VmHWM:").saturating_sub(before);
-            eprintln!("{name}: {} KiB grew by {} KiB", size / 1024, grown / 1024);
-            for result in results {
-                assert_eq!(result.unwrap().is_ok(), is_right, "{name}");
-            }
-            assert!(grown <= MEMORY + (16 << 20), "{name}: {grown}");
+    ];
+    let check = |schema: &Value, texts: Vec<String>| {
+        // As one of several, too.
+        let declared = [json!({"one": schema}), json!({"one": schema, "other": any})];
+        let details = declared.map(|declared| job(declared, Value::Null));
+        let checking = checking(u64::MAX, MEMORY);
+        let work = texts
+            .iter()
+            .flat_map(|text| [(&details[0], spooled(text)), (&details[1], spooled(&format!("{{\"one\":{text}}}")))]);
+        let work: Vec<_> = work.map(|(detail, value)| assemble(detail, value, &checking)).collect();
+        runtime.block_on(futures::future::join_all(work))
+    };
+    // Code is loaded when it is needed first, and counts as well.
+    for (_, schema, _, _) in &shapes {
+        for unit in ["{\"a\":1}", "\"x\\n\""] {
+            check(schema, vec![list(unit, 40_000)]);
         }
     }
+    let idle = figure("VmRSS:");
+    for (name, schema, text, is_right) in shapes {
+        let size = text.len();
+        // The mark begins anew.
+        std::fs::write("/proc/self/clear_refs", "5").unwrap();
+        for result in check(schema, vec![text]) {
+            assert_eq!(result.unwrap().is_ok(), is_right, "{name}");
+        }
+        let grown = figure("VmHWM:").saturating_sub(idle);
+        eprintln!("{name}: {} KiB, {} KiB above what it was", size / 1024, grown / 1024);
+        assert!(grown <= 2 * MEMORY, "{name}: {grown}");
+    }
+}
+
+/// A value as a capture has it: in a file.
+fn spooled(text: &str) -> Captured {
+    let mut spool = crate::jobs::capture::spool::Spool::new(&std::env::temp_dir(), u64::MAX, Duration::from_secs(60));
+    spool.write(text.as_bytes()).unwrap();
+    let value = CapturedValue::Whole(spool.finish().unwrap().unwrap());
+    Captured { value, ..captured(Some("application/json"), Bytes::new()) }
 }

@@ -136,7 +136,8 @@ async fn an_output_that_takes_nothing_does_not_keep_the_log_of_the_database() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(query(&asked, sql, Format::Csv, bounds, &mut Pager(hold)))
     });
-    let mut connection = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
+    let options = SqliteConnectOptions::new().filename(&path).busy_timeout(Duration::from_millis(1));
+    let mut connection = options.connect().await.unwrap();
     // Each write is one that the log has to keep while somebody reads what was there before.
     let began = Instant::now();
     let mut seen_held = false;
