@@ -73,7 +73,7 @@ async fn a_page_looks_at_a_bounded_stretch() {
         process_ids: (0..30).map(|n| format!("p{}", n * 200).parse().unwrap()).collect(),
         ..JobFilter::default()
     };
-    for (filter, want, most) in [(long, 1, 16), (loose, 200, 100)] {
+    for (filter, want, most) in [(long, 1, 24), (loose, 200, 100)] {
         let (mut pages, mut found, mut after) = (0, 0, None);
         loop {
             let page = store.list(&filter, after, 10).await.unwrap();
