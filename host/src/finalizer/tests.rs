@@ -83,6 +83,7 @@ async fn what_takes_long_gives_its_quick_place_back() {
     tokio::pin!(first);
     // The first one goes on in the only long place, so that the second one has to come again.
     tokio::select! {
+        biased;
         _ = &mut first => panic!("it does not end"),
         second = endless() => assert_eq!(second, Some(None)),
     }
@@ -93,6 +94,7 @@ async fn what_takes_long_gives_its_quick_place_back() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
     tokio::select! {
+        biased;
         _ = &mut first => panic!("it does not end"),
         done = places.run(Attempt::First, slow) => assert_eq!(done, Some(Some(()))),
     }
