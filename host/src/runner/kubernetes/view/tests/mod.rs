@@ -1,5 +1,6 @@
 //! The view on objects as API servers write them, and on a fake API server.
 
+mod any_facts;
 mod api;
 mod entries;
 mod fold;
