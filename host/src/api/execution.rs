@@ -1,7 +1,5 @@
 //! `POST /processes/{process}/execution`: at once, or with the results if they come in time (OGC API - Processes 1.0, 7.11).
 
-use std::sync::Arc;
-
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
@@ -20,7 +18,7 @@ use super::results::{self, Wish};
 use super::status_info::StatusInfo;
 use super::{ApiState, json_answer, negotiate, processes};
 use crate::core::{Job, JobStatus, Role};
-use crate::jobs::{Accepted, Error, Submission};
+use crate::jobs::{Error, Submission};
 
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
@@ -49,29 +47,19 @@ pub(super) async fn execute(
     let prefer = Prefer::parse(&parts.headers);
     let received = receive(&state, &parts.headers, body).await?;
     let headers = shown_headers(&parts.headers);
+    let submission = Submission {
+        principal: &caller,
+        process_id: &id,
+        body: &received.bytes,
+        headers: &headers,
+        idempotency_key: key.as_deref(),
+    };
     if dry_run {
-        let submission = Submission {
-            principal: &caller,
-            process_id: &id,
-            body: &received.bytes,
-            headers: &headers,
-            idempotency_key: key.as_deref(),
-        };
         return json_answer(StatusCode::OK, &state.jobs().dry_run(submission).await?);
     }
-
-    let (jobs, principal) = (Arc::clone(state.jobs()), Arc::clone(&caller));
-    let submitted = state.detach(async move {
-        let submission = Submission {
-            principal: &principal,
-            process_id: &id,
-            body: &received.bytes,
-            headers: &headers,
-            idempotency_key: key.as_deref(),
-        };
-        jobs.submit(submission).await
-    });
-    let Accepted { job, .. } = submitted.await??;
+    // What must not end halfway when the client goes away is a task of its own in there.
+    let job = state.jobs().submit(submission).await?;
+    drop(received);
 
     let mode = prefer.mode(modes, state.settings().max_wait());
     let job = match mode {

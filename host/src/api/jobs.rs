@@ -6,7 +6,6 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
-use serde::Serialize;
 
 use super::access::{Asking, Caller};
 use super::links::{Base, Link};
@@ -14,7 +13,7 @@ use super::negotiate::AnswerJson;
 use super::problem::Problem;
 use super::query::{Path, Query};
 use super::status_info::StatusInfo;
-use super::{ApiState, cursor, json_answer};
+use super::{ApiState, cursor, job_list, json_answer, json_response, unwritten};
 use crate::core::{JobFilter, JobStatus, Timestamp};
 
 /// The parameters of the list.
@@ -40,15 +39,7 @@ pub(super) async fn list(
         let parameters = query.without(cursor::NAME).chain([(cursor::NAME, cursor.as_str())]);
         links.push(Link::json("next", base.query("/jobs", parameters), "The next page"));
     }
-    let jobs = page.jobs.iter().map(|job| StatusInfo::new(job, &base)).collect();
-    json_answer(StatusCode::OK, &JobList { jobs, links })
-}
-
-/// A page of the list (`jobList.yaml`), written as it stands: a tree of a thousand jobs would take longer than reading them.
-#[derive(Serialize)]
-struct JobList<'a> {
-    jobs: Vec<StatusInfo<'a>>,
-    links: Vec<Link>,
+    Ok(json_response(StatusCode::OK, job_list::write(&page.jobs, &links, &base).map_err(unwritten)?))
 }
 
 /// `GET /jobs/{job}` (`statusInfo.yaml`).

@@ -11,6 +11,7 @@ mod cursor;
 mod document;
 mod execution;
 mod health;
+mod job_list;
 mod jobs;
 mod landing;
 mod layer;
@@ -172,6 +173,9 @@ fn json_response(status: StatusCode, body: impl Into<Body>) -> Response {
 }
 
 fn written(value: &impl Serialize) -> Result<Vec<u8>, Problem> {
-    serde_json::to_vec(value)
-        .map_err(|error| Problem::new(INTERNAL, "the answer could not be written as JSON").caused_by(error))
+    serde_json::to_vec(value).map_err(unwritten)
+}
+
+fn unwritten(error: serde_json::Error) -> Problem {
+    Problem::new(INTERNAL, "the answer could not be written as JSON").caused_by(error)
 }

@@ -28,12 +28,18 @@ pub(super) struct StatusInfo<'a> {
     updated: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     progress: Option<u8>,
-    links: JobLinks<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    links: Option<JobLinks<'a>>,
 }
 
 impl<'a> StatusInfo<'a> {
     /// The job as it stands. One that was removed is shown as dismissed and links to the list only: nothing else is left of it.
     pub(super) fn new(job: &'a Job, base: &'a Base) -> Self {
+        Self { links: Some(JobLinks { job, base }), ..Self::without_links(job) }
+    }
+
+    /// The same without its last member.
+    pub(super) fn without_links(job: &'a Job) -> Self {
         let removed = job.removed.is_some();
         Self {
             job_id: job.id,
@@ -48,16 +54,16 @@ impl<'a> StatusInfo<'a> {
             finished: job.finished,
             updated: job.updated,
             progress: job.progress,
-            links: JobLinks { job, base },
+            links: None,
         }
     }
 }
 
-/// The links of a job, made while they are written: a page of the list has thousands.
+/// The links of a job. They depend on its id and status alone.
 #[derive(Debug)]
-struct JobLinks<'a> {
-    job: &'a Job,
-    base: &'a Base,
+pub(super) struct JobLinks<'a> {
+    pub(super) job: &'a Job,
+    pub(super) base: &'a Base,
 }
 
 impl Serialize for JobLinks<'_> {

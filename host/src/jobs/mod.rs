@@ -185,17 +185,6 @@ pub struct Submission<'a> {
     pub idempotency_key: Option<&'a str>,
 }
 
-/// An execution that was accepted.
-#[derive(Debug)]
-pub struct Accepted {
-    /// The job as it stands.
-    pub job: Job,
-    /// What was asked, as it is kept.
-    pub request: StoredRequest,
-    /// Whether it is the job of an earlier request with the same `Idempotency-Key`.
-    pub repeated: bool,
-}
-
 /// What an execution would do.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]

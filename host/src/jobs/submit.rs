@@ -4,14 +4,15 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use super::shape::{Shaped, raw, shape};
-use super::{Accepted, DryRun, Error, Jobs, Submission};
+use super::{DryRun, Error, Jobs, Submission};
 use crate::core::job::{Idempotency, Inserted, StoredRequest, Transition};
-use crate::core::{EndReason, Job, JobId, JobPlan, JobStatus, NewJob, Role, Timestamp, secrets};
+use crate::core::{EndReason, ExecuteRequest, Job, JobId, JobPlan, JobStatus, NewJob, Role, Timestamp, secrets};
 use crate::failpoint;
+use crate::processor::Process;
 use crate::runner::{Launch, Masked, RunnerError};
 use crate::store::StoreError;
 
@@ -45,9 +46,10 @@ impl Drop for Held {
 
 /// A request that passed every check.
 struct Prepared {
-    shaped: Shaped,
-    /// The inputs without what must not be kept.
-    inputs: Value,
+    process: Arc<Process>,
+    /// What was asked; its inputs without what must not be kept.
+    request: ExecuteRequest,
+    caller: String,
     launch: Launch,
 }
 
@@ -66,28 +68,30 @@ fn fingerprint(request: &StoredRequest) -> Result<String, Error> {
 }
 
 impl Jobs {
-    /// Validates, authorizes, shapes, checks the policy, writes the row and launches the run. Answers when the row is durable
-    /// and the run was launched or will be.
-    pub async fn submit(self: &Arc<Self>, submission: Submission<'_>) -> Result<Accepted, Error> {
+    /// Validates, authorizes, shapes, checks the policy, writes the row and launches the run. Answers the job, or the one of an earlier
+    /// request with the same `Idempotency-Key`, when the row is durable and the run was launched or will be.
+    pub async fn submit(self: &Arc<Self>, submission: Submission<'_>) -> Result<Job, Error> {
         let prepared = self.prepare(&submission).await?;
         let plan = prepared.plan();
-        let Prepared { shaped, inputs, launch } = prepared;
+        let Prepared { process, request, caller, launch } = prepared;
         let request = StoredRequest {
-            inputs,
-            outputs: shaped.request.outputs,
-            response: shaped.request.response,
-            declared: shaped.process.description.declared_outputs(),
-            guarded: shaped.process.entry.authorize_reads,
+            inputs: Value::Object(request.inputs),
+            outputs: request.outputs,
+            response: request.response,
+            declared: process.description.declared_outputs(),
+            guarded: process.entry.authorize_reads,
         };
-        let request_sha256 = fingerprint(&request)?;
+        let keyed =
+            |key: &str| fingerprint(&request).map(|request_sha256| Idempotency { key: key.to_owned(), request_sha256 });
+        let idempotency = submission.idempotency_key.map(keyed).transpose()?;
         let new = NewJob {
             id: launch.job_id,
-            process_id: shaped.process.id.clone(),
-            process_version: shaped.process.description.version.clone(),
-            processor_digest: shaped.process.digest,
-            caller: shaped.caller,
-            idempotency: submission.idempotency_key.map(|key| Idempotency { key: key.to_owned(), request_sha256 }),
-            request: request.clone(),
+            process_id: process.id.clone(),
+            process_version: process.description.version.clone(),
+            processor_digest: process.digest,
+            caller,
+            idempotency,
+            request,
             plan,
             nonce: launch.nonce.clone(),
             // With anything taken out, row and plan are not enough to launch from.
@@ -103,15 +107,7 @@ impl Jobs {
             drop(place);
             begun
         });
-        let (job, repeated) = begun.await.unwrap_or_else(|failed| Err(Error::Task(failed)))?;
-        let request = if repeated {
-            let kept = self.store.detail(job.id).await?.ok_or_else(|| Error::NoSuchJob(job.id.to_string()))?;
-            kept.request
-        } else {
-            metrics::counter!("vespiary_jobs_accepted_total").increment(1);
-            request
-        };
-        Ok(Accepted { job, request, repeated })
+        begun.await.unwrap_or_else(|failed| Err(Error::Task(failed)))
     }
 
     /// All of [`Jobs::submit`] up to the plan; nothing is written. What the operator wrote into it is for operators to see.
@@ -121,7 +117,7 @@ impl Jobs {
         if !submission.principal.has(Role::Deploy) {
             secrets::mask_literals(&mut plan);
         }
-        let Shaped { process, caller, .. } = prepared.shaped;
+        let Prepared { process, caller, .. } = prepared;
         Ok(DryRun { process_id: process.id.clone(), processor_digest: process.digest, caller, plan })
     }
 
@@ -132,13 +128,15 @@ impl Jobs {
             .get(submission.process_id)
             .ok_or_else(|| Error::NoSuchProcess(submission.process_id.chars().take(64).collect()))?;
         let shaped = shape(process, &self.policy, &self.settings.secret_names, submission).await?;
-        let (inputs, masked) = self.mask(&shaped)?;
+        let inputs = if shaped.request.inputs.is_empty() { None } else { Some(raw(&shaped.request.inputs)?) };
+        let (kept, masked) = self.mask(&shaped)?;
+        let Shaped { process, request, caller, plan } = shaped;
         let launch = Launch {
             job_id: JobId::new(),
-            process_id: shaped.process.id.clone(),
-            plan: Arc::new(shaped.plan.clone()),
-            inputs: if shaped.request.inputs.is_empty() { None } else { Some(raw(&shaped.request.inputs)?) },
-            nonce: shaped.plan.results.nonce.then(|| uuid::Uuid::new_v4().simple().to_string()),
+            process_id: process.id.clone(),
+            inputs,
+            nonce: plan.results.nonce.then(|| uuid::Uuid::new_v4().simple().to_string()),
+            plan: Arc::new(plan),
             created: Timestamp::now(),
             masked,
         };
@@ -149,25 +147,28 @@ impl Jobs {
             }
             other => Error::Runner(other),
         })?;
-        Ok(Prepared { shaped, inputs, launch })
+        Ok(Prepared { process, request: ExecuteRequest { inputs: kept, ..request }, caller, launch })
     }
 
     /// The inputs without their secrets, and what may be seen of the launch where that is not all.
-    fn mask(&self, shaped: &Shaped) -> Result<(Value, Option<Masked>), Error> {
+    fn mask(&self, shaped: &Shaped) -> Result<(Map<String, Value>, Option<Masked>), Error> {
         let names: Vec<String> =
             self.settings.secret_names.iter().chain(&shaped.process.entry.secret_inputs).cloned().collect();
         let inputs = secrets::mask_inputs(&shaped.process.description, &shaped.request.inputs, &names);
+        if inputs.values.is_empty() && inputs.inputs == shaped.request.inputs {
+            return Ok((inputs.inputs, None));
+        }
         let (plan, in_plan) = secrets::mask_plan(&shaped.plan, &inputs.values);
         let is_lossy = in_plan || inputs.inputs != shaped.request.inputs;
         let masked = match is_lossy {
             true => Some(Masked { plan: Arc::new(plan), inputs: raw(&inputs.inputs)? }),
             false => None,
         };
-        Ok((Value::Object(inputs.inputs), masked))
+        Ok((inputs.inputs, masked))
     }
 
     /// Intent first, then the side effect.
-    async fn begin(self: Arc<Self>, new: NewJob, launch: Launch) -> Result<(Job, bool), Error> {
+    async fn begin(self: Arc<Self>, new: NewJob, launch: Launch) -> Result<Job, Error> {
         let mut job = Job {
             id: new.id,
             process_id: new.process_id.clone(),
@@ -187,8 +188,8 @@ impl Jobs {
         let comes_again = new.idempotency.is_some() && new.relaunchable;
         let held = self.launching.hold(new.id);
         match self.store.insert(new).await {
-            Ok(Inserted::New) => {}
-            Ok(Inserted::Existing(existing)) => return Ok((*existing, true)),
+            Ok(Inserted::New) => metrics::counter!("vespiary_jobs_accepted_total").increment(1),
+            Ok(Inserted::Existing(existing)) => return Ok(*existing),
             Ok(Inserted::KeyReused) => return Err(Error::IdempotencyKeyReused),
             Err(cause) => {
                 if matches!(cause, StoreError::Timeout(_) | StoreError::Unconfirmed(_)) && !comes_again {
@@ -220,7 +221,7 @@ impl Jobs {
                 }
             }
         }
-        Ok((job, false))
+        Ok(job)
     }
 
     /// Ends a job that can never be launched.

@@ -20,6 +20,8 @@ const MAX_BRANCHES: usize = 50;
 pub(super) const KEPT_BRANCHES: usize = 10;
 /// Index rows that a page looks at when a duration is asked for.
 const STRETCH: u32 = 2_000;
+/// The same when many branches are merged, which costs more a row.
+const MERGED_STRETCH: u32 = 1_000;
 /// The same when each needs its table row too.
 const SHORT_STRETCH: u32 = 500;
 /// Rows of one page, whatever is asked for.
@@ -123,6 +125,7 @@ impl Plan {
     fn stretch(&self) -> Option<u32> {
         match (self.loose, self.durations) {
             (Some(_), _) => Some(SHORT_STRETCH),
+            (None, Some(_)) if self.branches.len() > KEPT_BRANCHES => Some(MERGED_STRETCH),
             (None, Some(_)) => Some(STRETCH),
             (None, None) => None,
         }
