@@ -42,8 +42,7 @@ impl Sink {
         Self { file, block, start, written: 0, direct: false, direct_from: SMALL }
     }
 
-    /// Whether the file system takes direct writes. Some buffer them all the same.
-    #[cfg(test)]
+    /// Whether blocks go past the page cache now. Some file systems buffer them all the same.
     pub(super) fn is_direct(&self) -> bool {
         self.direct
     }

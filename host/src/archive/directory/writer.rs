@@ -17,9 +17,12 @@ use super::super::{ArchiveError, ArchiveWriter};
 use super::sink::Sink;
 use super::{PIECE, blocking, unavailable};
 
-/// After so many bytes the disk begins to write in the background, so that the last flush has little left to do. What went past the page
-/// cache is there already; but some file systems take direct writes and buffer them all the same.
+/// After so many bytes the disk begins to write in the background, so that the last flush has little left to do.
 const FLUSH_EVERY: u64 = 64 * 1024 * 1024;
+
+/// The same for what goes past the page cache. It is there already, and each flush makes the writes wait for the file system's journal; but
+/// some file systems take direct writes and buffer them all the same.
+const FLUSH_DIRECT_EVERY: u64 = 1024 * 1024 * 1024;
 
 /// From this size on a piece is not copied: pages that are new each time cost more than a call of its own.
 const LARGE: usize = 128 * 1024;
@@ -130,7 +133,8 @@ impl FileWriter {
         self.unflushed = self.unflushed.saturating_add(self.waiting_size as u64);
         self.waiting_size = 0;
         let pieces = std::mem::take(&mut self.waiting);
-        let flush = if self.unflushed >= FLUSH_EVERY { Some(sink.flusher()) } else { None };
+        let every = if sink.is_direct() { FLUSH_DIRECT_EVERY } else { FLUSH_EVERY };
+        let flush = if self.unflushed >= every { Some(sink.flusher()) } else { None };
         self.writing = Some(tokio::task::spawn_blocking(move || {
             pieces.iter().try_for_each(|piece| sink.write(piece))?;
             Ok(sink)
