@@ -32,11 +32,11 @@ fmt: toolchain
 	$(CARGO) fmt --all
 
 bench: release  ## ratios against bare loops in the same run; BENCH="--quick list" for less of it
-	$(CARGO) build --release -p vespiary-tests --bin bench
+	$(CARGO) build --release --bin bench
 	target/release/bench $(BENCH)
 
 bench-cluster: release  ## the same with a cluster, PostgreSQL and S3, from KUBECONFIG and TEST_…; BENCH="--quick reads" for less of it
-	$(CARGO) build --release -p vespiary-tests --bin bench
+	$(CARGO) build --release --bin bench
 	target/release/bench cluster $(BENCH)
 
 release: target/release/plugins.stamp
