@@ -10,6 +10,9 @@ use crate::driver::Connection;
 use crate::table::{Row, Table};
 use crate::{Options, Outcome, place};
 
+/// What a GET causes, it causes in each pass; what the server does by itself from time to time (it asks for its rights) comes in one.
+const PASSES: usize = 3;
+
 pub(crate) fn measure(options: &Options, runtime: &Runtime, table: &mut Table) -> Outcome<()> {
     let times = options.pick(50, 2);
     let folder = place::passing()?;
@@ -51,14 +54,18 @@ pub(crate) fn measure(options: &Options, runtime: &Runtime, table: &mut Table) -
         paths.extend(ids.iter().map(|id| format!("/jobs/{id}")));
         paths.extend([runs, waits, held].map(|id| format!("/jobs/{id}/results")));
         paths.extend(["results", "results/text", "logs", "receipt"].map(|part| format!("/jobs/{done}/{part}")));
-        let before = calls(&proxy);
-        for path in paths.iter().cycle().take(paths.len() * times) {
-            let reply = client.get(path).await;
-            if reply.status >= 500 {
-                return Err(format!("GET {path}: {}", reply.status).into());
+        let mut least = usize::MAX;
+        for _ in 0..PASSES {
+            let before = calls(&proxy);
+            for path in paths.iter().cycle().take(paths.len() * times) {
+                let reply = client.get(path).await;
+                if reply.status >= 500 {
+                    return Err(format!("GET {path}: {}", reply.status).into());
+                }
             }
+            least = least.min(calls(&proxy) - before);
         }
-        Outcome::Ok((calls(&proxy) - before, paths.len()))
+        Outcome::Ok((least, paths.len()))
     })?;
     let all = calls(&proxy);
     drop(site);
@@ -68,7 +75,7 @@ pub(crate) fn measure(options: &Options, runtime: &Runtime, table: &mut Table) -
         bare: format!("{all} for the 4 jobs"),
         reach: "0",
         reached: Some(gets == 0),
-        runs: format!("{times} x {paths} paths"),
+        runs: format!("{times} x {paths} paths, the least of {PASSES} passes"),
         ..Row::default()
     });
     Ok(())
