@@ -87,6 +87,8 @@ struct Outcome {
 #[derive(Default)]
 struct Snapshot {
     by_id: BTreeMap<ProcessId, Arc<Process>>,
+    /// Whose each id is.
+    holders: HashMap<ProcessId, (Source, String)>,
     outcomes: HashMap<(Source, String), Outcome>,
     processors: HashMap<Digest, Arc<Processor>>,
     files: HashMap<std::path::PathBuf, (Stamp, Digest)>,
@@ -356,24 +358,44 @@ impl Outcome {
 }
 
 impl Snapshot {
-    /// Gives each id to the first that asks for it, and writes the reports.
+    /// Gives each id to the first that asks for it. In the folder it stays with the file that has it: a new file of an earlier name, a copy
+    /// that was not edited, must not take over a process that is in use.
+    fn give_ids(&mut self, before: &Self, outcomes: &[Outcome]) {
+        for outcome in outcomes {
+            let Some(process) = &outcome.process else { continue };
+            let (source, name) = (outcome.item.source, &outcome.item.name);
+            let keeps = before.holders.get(&process.id).is_some_and(|(by, who)| *by == source && who == name);
+            match self.holders.get(&process.id) {
+                Some((first, _)) if !keeps || *first != source => {}
+                _ => drop(self.holders.insert(process.id.clone(), (source, name.clone()))),
+            }
+        }
+    }
+
+    /// Gives each id to one that asks for it, and writes the reports.
     fn settle_ids(&mut self, before: &Self, outcomes: Vec<Outcome>, trouble: Option<&str>) {
         let now = Timestamp::now();
-        let mut takers: HashMap<ProcessId, String> = HashMap::new();
+        self.give_ids(before, &outcomes);
+        let mut given = HashSet::new();
         for outcome in outcomes {
             let (source, name) = (outcome.item.source.as_str(), outcome.item.name.clone());
             let mut reasons: Vec<String> = outcome.refusal.iter().cloned().collect();
             if let Some(process) = &outcome.process {
-                match takers.get(&process.id) {
-                    Some(by) => reasons.push(Refusal::IdTaken { id: process.id.clone(), by: by.clone() }.to_string()),
-                    None => {
+                let holder = self.holders.get(&process.id);
+                let is_holder = holder.is_some_and(|(by, who)| *by == outcome.item.source && *who == name);
+                match holder {
+                    // Of two entries of one name the first has it.
+                    Some((by, who)) if !is_holder || !given.insert(process.id.clone()) => {
+                        let by = format!("'{who}' ({})", by.as_str());
+                        reasons.push(Refusal::IdTaken { id: process.id.clone(), by }.to_string());
+                    }
+                    _ => {
                         if outcome.refusal.is_some() {
                             reasons.push(format!(
                                 "version {} ({}) stays in force",
                                 process.description.version, process.digest
                             ));
                         }
-                        takers.insert(process.id.clone(), format!("'{name}' ({source})"));
                         self.by_id.insert(process.id.clone(), Arc::clone(process));
                         self.rows.push(OfferedProcess {
                             id: process.id.clone(),

@@ -142,6 +142,23 @@ async fn the_first_of_two_with_one_id_has_it() {
 }
 
 #[tokio::test]
+async fn a_file_of_an_earlier_name_takes_nothing_over() {
+    let mut bench = Bench::new(vec![]);
+    bench.copy("hello-world", "m.wasm");
+    bench.until("it is offered", |registry| ids(registry) == ["hello-world"]).await;
+    bench.copy("misbehaving", "a.wasm");
+    std::fs::write(bench.path("a.yaml"), "id: hello-world\n").unwrap();
+    bench.until("the copy is refused", |registry| reasons(registry, "a.wasm").contains("taken by 'm.wasm'")).await;
+    assert_eq!(bench.registry.get("hello-world").unwrap().digest, Digest::of(&guest("hello-world")));
+    // A newer version of the holder itself is no other file.
+    bench.copy("misbehaving", "m.wasm");
+    std::fs::write(bench.path("m.yaml"), "id: hello-world\n").unwrap();
+    let newer = Digest::of(&guest("misbehaving"));
+    bench.until("the newer one", |registry| registry.get("hello-world").is_some_and(|one| one.digest == newer)).await;
+    assert!(!reasons(&bench.registry, "a.wasm").is_empty());
+}
+
+#[tokio::test]
 async fn when_the_first_leaves_the_second_has_the_id() {
     let mut bench = Bench::new(vec![]);
     bench.copy("hello-world", "a.wasm");
