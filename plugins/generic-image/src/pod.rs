@@ -67,7 +67,7 @@ fn storage(definition: &mut Section, errors: &mut Errors) -> (Vec<Volume>, Vec<M
             if medium.as_deref().is_some_and(|medium| medium != "Memory") {
                 empty_dir.wrong("medium", "must be Memory, or left out for the node's disk", errors);
             }
-            size_limit = empty_dir.scalar("size_limit", errors);
+            size_limit = empty_dir.quantity("size_limit", errors);
             empty_dir.end(errors);
         }
         match (claim, is_empty_dir) {
@@ -184,10 +184,10 @@ fn reference(section: &mut Section, name: &str, key: &str, errors: &mut Errors) 
 
 fn resources(mut container: Container, section: &mut Section, errors: &mut Errors) -> Container {
     let Some(mut resources) = section.section("resources", errors) else { return container };
-    for (name, quantity) in resources.pairs("requests", errors) {
+    for (name, quantity) in resources.quantities("requests", errors) {
         container = container.request(name, quantity);
     }
-    for (name, quantity) in resources.pairs("limits", errors) {
+    for (name, quantity) in resources.quantities("limits", errors) {
         container = container.limit(name, quantity);
     }
     resources.end(errors);

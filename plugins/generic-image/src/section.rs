@@ -4,6 +4,8 @@ use serde_json::{Map, Value};
 
 use crate::text;
 
+const NO_QUANTITY: &str = "must be a quantity such as '500m', '1.5', '2Gi' or '1e3'";
+
 /// What is wrong with the configuration so far.
 #[derive(Debug, Default)]
 pub(crate) struct Errors(Vec<String>);
@@ -165,6 +167,25 @@ impl Section {
             }
         });
         pairs.collect()
+    }
+
+    /// An amount of a resource.
+    pub(crate) fn quantity(&mut self, key: &str, errors: &mut Errors) -> Option<String> {
+        let quantity = self.scalar(key, errors)?;
+        if text::is_quantity(&quantity) { Some(quantity) } else { self.none(key, NO_QUANTITY, errors) }
+    }
+
+    /// A map of the names of resources to amounts.
+    pub(crate) fn quantities(&mut self, key: &str, errors: &mut Errors) -> Vec<(String, String)> {
+        let (place, mut quantities) = (self.place(key), self.pairs(key, errors));
+        quantities.retain(|(name, quantity)| {
+            let right = text::is_quantity(quantity);
+            if !right {
+                errors.add(&format!("{place}.{name}"), NO_QUANTITY);
+            }
+            right
+        });
+        quantities
     }
 
     /// An object inside this one.

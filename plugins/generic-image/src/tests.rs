@@ -239,6 +239,21 @@ fn everything_wrong_is_told_at_once_by_its_place() {
 }
 
 #[test]
+fn an_amount_that_is_none_is_told_when_the_configuration_is_read() {
+    let told = |key: &str, value: Value| processor(&with(key, value)).err().unwrap();
+    let resources = json!({"limits": {"memory": "lots", "cpu": 1.5}, "requests": {"example.com/gpu": "-1"}});
+    let resources = told("resources", resources);
+    for place in
+        ["'resources.limits.memory' must be a quantity", "'resources.requests.example.com/gpu' must be a quantity"]
+    {
+        assert!(resources.contains(place), "{place} is missing in: {resources}");
+    }
+    assert!(!resources.contains("limits.cpu"), "{resources}");
+    let storage = json!([{"name": "s", "mount_path": "/s", "empty_dir": {"size_limit": "1 GB"}}]);
+    assert!(told("storage", storage).contains("'storage[0].empty_dir.size_limit' must be a quantity"));
+}
+
+#[test]
 fn other_forms_that_operators_write_are_read() {
     let names = |value: Value| plan(&with("image_pull_secrets", value)).image_pull_secrets;
     assert_eq!(names(json!(["a", {"name": "b"}])), ["a", "b"]);

@@ -42,6 +42,16 @@ pub(crate) fn is_variable_name(name: &str) -> bool {
     !name.is_empty() && inner && !name.starts_with(|first: char| first.is_ascii_digit())
 }
 
+/// Whether this is a quantity of Kubernetes that is not negative. How much the policy allows the host knows.
+pub(crate) fn is_quantity(text: &str) -> bool {
+    let text = text.strip_prefix('+').unwrap_or(text);
+    let (number, suffix) = text.split_at(text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len()));
+    let is_number = number.bytes().any(|c| c.is_ascii_digit()) && number.matches('.').count() <= 1;
+    let suffixes = ["", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+    let is_exponent = || suffix.strip_prefix(['e', 'E']).is_some_and(|power| power.parse::<i8>().is_ok());
+    is_number && (suffixes.contains(&suffix) || is_exponent())
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -87,5 +97,15 @@ mod tests {
         }
         assert!(is_variable_name("_A9") && is_variable_name("a"));
         assert!(!is_variable_name("9A") && !is_variable_name("A-B") && !is_variable_name("") && !is_variable_name("Ä"));
+    }
+
+    #[test]
+    fn quantities_are_told_from_other_texts() {
+        for text in ["1", "+.5", "0.5", "500m", "1.5Gi", "1e3", "2E-3", "8E", "1e+16", "7."] {
+            assert!(is_quantity(text), "{text}");
+        }
+        for text in ["", ".", "lots", "-1", "1 Gi", "1gi", "1.2.3", "1e", "1mm", "1e999", "1\u{661}", "Gi"] {
+            assert!(!is_quantity(text), "{text}");
+        }
     }
 }
