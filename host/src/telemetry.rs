@@ -35,7 +35,18 @@ impl Settings {
     /// What is wrong with the filter, if anything.
     #[must_use]
     pub fn violation(&self) -> Option<String> {
-        EnvFilter::try_new(&self.log).err().map(|error| format!("telemetry.log: {error}"))
+        // The filter's own grammar takes any word for the name of a part, and then logs nothing else.
+        let is_level = |word: &str| word.parse::<tracing::level_filters::LevelFilter>().is_ok();
+        let unknown = self.log.split(',').map(str::trim).find(|word| {
+            let is_name = !word.contains(['=', '[', ']', '{', '}']);
+            is_name && !word.is_empty() && !is_level(word)
+        });
+        if let Some(word) = unknown {
+            return Some(format!(
+                "telemetry.log: '{word}' is no level (off, error, warn, info, debug, trace); a part's level is written PART=LEVEL, for example info,vespiary::jobs=debug"
+            ));
+        }
+        EnvFilter::try_new(&self.log).err().map(|error| format!("telemetry.log: '{}': {error}", self.log))
     }
 }
 
@@ -49,5 +60,24 @@ pub fn start(settings: &Settings) {
     };
     if started.is_err() {
         tracing::debug!("logging was started before");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_that_is_no_level_is_told() {
+        let violation = |log: &str| Settings { log: log.to_owned(), ..Settings::default() }.violation();
+        for log in ["info", "WARN", "off", "info,vespiary::jobs=debug", "vespiary=trace, warn", "info,[request]=debug"]
+        {
+            assert_eq!(violation(log), None, "{log}");
+        }
+        for (log, part) in
+            [("loud", "'loud'"), ("info,vespiary", "'vespiary'"), ("info,vespiary::jobs=loud", "jobs=loud")]
+        {
+            assert!(violation(log).is_some_and(|told| told.contains(part)), "{log}");
+        }
     }
 }

@@ -39,7 +39,8 @@ pub(super) fn principal(table: &TokenTable, headers: &HeaderMap) -> Result<Arc<P
     }
     table.find(token).map(|grant| Arc::clone(&grant.principal)).ok_or_else(|| {
         let challenge = HeaderValue::from_static(r#"Bearer realm="vespiary", error="invalid_token""#);
-        Problem::new(UNAUTHENTICATED, "this token is not known").header(WWW_AUTHENTICATE, challenge)
+        Problem::new(UNAUTHENTICATED, "this token is not known to this server: correct it or ask its operator for one")
+            .header(WWW_AUTHENTICATE, challenge)
     })
 }
 

@@ -48,6 +48,8 @@ enum CheckError {
         #[source]
         source: std::io::Error,
     },
+    #[error("{} is the entry of a process: name its processor first, as in 'vespiary check generic-image.wasm --config FILE'", .0.display())]
+    NotAComponent(PathBuf),
     #[error("{} is not a process entry: {reason}", path.display())]
     NotAnEntry { path: PathBuf, reason: String },
     #[error("{}", .0.join("; "))]
@@ -61,6 +63,9 @@ fn read(path: &Path) -> Result<Vec<u8>, CheckError> {
 impl Check {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         let (config, _) = ConfigArgs { config: self.server_config.clone(), data: None }.load(Overrides::default())?;
+        if self.file.extension().is_some_and(|kind| kind == "yaml" || kind == "yml") {
+            return Err(CheckError::NotAComponent(self.file).into());
+        }
         let component = read(&self.file)?;
         let entry = match &self.config {
             None => ProcessEntry::default(),

@@ -18,12 +18,17 @@ pub(crate) fn note(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
-/// An error with its causes, a line each.
+/// An error with its causes, a line each. A cause that the line before has quoted already is left out.
 pub(crate) fn report(failed: &(dyn std::error::Error + 'static)) {
-    note(&format!("error: {failed}"));
+    let mut told = failed.to_string();
+    note(&format!("error: {told}"));
     let mut cause = failed.source();
     while let Some(inner) = cause {
-        note(&format!("  because: {inner}"));
+        let text = inner.to_string();
+        if !told.contains(&text) {
+            note(&format!("  because: {text}"));
+            told = text;
+        }
         cause = inner.source();
     }
 }

@@ -63,10 +63,14 @@ fn escaped(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
 }
 
-/// Takes a place out of the document. Of an array everything goes, since the places of the others must not move; but an entry of
-/// `processes` is emptied, which is an entry of the right form.
+/// Takes a place out of the document. Of an array everything goes, since the places of the others must not move, and an entry without a
+/// key that it needs would look wrong once more; but an entry of `processes` needs no key: it is emptied, or left without that key.
 fn drop_place(document: &mut Value, pointer: &str) {
-    let Some((parent, last)) = pointer.rsplit_once('/') else {
+    let ends = pointer.match_indices('/').map(|(end, _)| end).skip(1);
+    let array = ends
+        .filter_map(|end| pointer.get(..end))
+        .find(|parent| *parent != "/processes" && document.pointer(parent).is_some_and(Value::is_array));
+    let Some((parent, last)) = array.unwrap_or(pointer).rsplit_once('/') else {
         *document = json!({});
         return;
     };
@@ -74,12 +78,11 @@ fn drop_place(document: &mut Value, pointer: &str) {
         Some(Value::Object(members)) => {
             members.shift_remove(&last.replace("~1", "/").replace("~0", "~"));
         }
-        Some(Value::Array(entries)) if parent == "/processes" => {
+        Some(Value::Array(entries)) => {
             if let Some(entry) = last.parse::<usize>().ok().and_then(|place| entries.get_mut(place)) {
                 *entry = json!({});
             }
         }
-        Some(Value::Array(_)) => drop_place(document, parent),
         _ => {}
     }
 }

@@ -245,6 +245,13 @@ mod tests {
     }
 
     #[test]
+    fn a_wrong_word_in_an_entry_is_told_once() {
+        let wrong = wrong("access: {tokens: [{name: a, sha256: x, roles: [reed]}], anonymous: [guest]}\n", &[]);
+        assert_eq!(wrong.len(), 2, "{wrong:?}");
+        assert!(wrong.iter().any(|one| one.starts_with("access.tokens.0.roles.0: must be one of read")), "{wrong:?}");
+    }
+
+    #[test]
     fn variables_win_over_the_file_and_have_the_key_s_type() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c.yaml");

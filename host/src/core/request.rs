@@ -22,7 +22,8 @@ pub struct ExecuteRequest {
 
 impl ExecuteRequest {
     /// Reads a body; an empty one is a request without inputs. Of a key that is there twice, the last counts. Other members than
-    /// `inputs`, `outputs`, `response` and `subscriber` are ignored, and so is a well-formed `subscriber`.
+    /// `inputs`, `outputs`, `response` and `subscriber` are ignored, unless they look like inputs in the wrong place or a misspelt member;
+    /// and so is a well-formed `subscriber`.
     ///
     /// # Errors
     /// Everything that is wrong with its form. What the process says of it is checked by [`super::validation::check_request`].
@@ -39,6 +40,7 @@ impl ExecuteRequest {
             return Err(vec![Violation::new("", format!("is nested more than {MAX_DEPTH} levels deep"))]);
         }
         let mut out = Vec::new();
+        check_members(&members, &mut out);
         let inputs = match members.remove("inputs") {
             None => Map::new(),
             Some(Value::Object(inputs)) => inputs,
@@ -62,6 +64,25 @@ impl ExecuteRequest {
         };
         check_subscriber(members.get("subscriber"), &mut out);
         if out.is_empty() { Ok(Self { inputs, outputs, response }) } else { Err(out) }
+    }
+}
+
+/// Members that a client must have meant otherwise.
+fn check_members(members: &Map<String, Value>, out: &mut Vec<Violation>) {
+    // `process` is of version 2, `mode` of drafts of version 1.
+    const KNOWN: [&str; 6] = ["inputs", "outputs", "response", "subscriber", "process", "mode"];
+    for name in members.keys().filter(|name| !KNOWN.contains(&name.as_str())) {
+        let meant = match name.as_str() {
+            "input" => "inputs",
+            "output" => "outputs",
+            _ if members.contains_key("inputs") => continue,
+            _ => {
+                let message = "is not a member of an execute request: values of inputs stand in the member 'inputs'";
+                out.push(Violation::new(join("", name), message));
+                continue;
+            }
+        };
+        out.push(Violation::new(join("", name), format!("is not a member of an execute request; '{meant}' is")));
     }
 }
 
@@ -212,6 +233,17 @@ mod tests {
         assert_eq!(request.outputs.mode("p"), TransmissionMode::Value);
         assert!(!request.outputs.includes("q"));
         assert_eq!(request.outputs.0.unwrap()["o"].media_type.as_deref(), Some("text/csv"));
+    }
+
+    #[test]
+    fn members_that_were_meant_otherwise_are_told() {
+        assert_eq!(pointers(r#"{"name": "Ada"}"#), ["/name"]);
+        assert_eq!(pointers(r#"{"inputs": {}, "output": {}}"#), ["/output"]);
+        assert_eq!(pointers(r#"{"input": {"a": 1}}"#), ["/input"]);
+        // Of another version, or nothing that could be an input.
+        for body in [r#"{"inputs": {}, "id": "x", "process": "y", "mode": "async"}"#, r#"{"process": "y"}"#] {
+            assert!(ExecuteRequest::parse(body.as_bytes()).is_ok(), "{body}");
+        }
     }
 
     #[test]

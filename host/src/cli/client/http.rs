@@ -49,6 +49,11 @@ pub(crate) struct Client {
 
 impl ServerArgs {
     pub(crate) fn client(&self) -> Result<Client, Failure> {
+        // Most often a variable that another command did not fill.
+        if self.token.as_ref().is_some_and(|token| token.trim().is_empty()) {
+            let why = "--token (or VESPIARY_TOKEN) is empty: set it, or unset it to ask without one";
+            return Err(ClientError::Usage(why.to_owned()).into());
+        }
         let http = reqwest::Client::builder().connect_timeout(Duration::from_secs(10)).build()?;
         Ok(Client { http, server: self.server.trim_end_matches('/').to_owned(), token: self.token.clone() })
     }
