@@ -46,7 +46,8 @@ async fn a_large_result_is_in_the_archive_and_goes_with_its_job() {
     let id = client.submit("large", &json!({})).await;
     assert_eq!(client.ended(&id).await["status"], "successful");
     let whole = client.get(&format!("/jobs/{id}/results")).await.expect(200);
-    assert!(whole.body.len() == 600_000 && whole.text().starts_with("0123456789\n0123"));
+    assert_eq!(whole.body.len(), 600_000, "{:?}", &whole.text()[..60.min(whole.body.len())]);
+    assert!(whole.text().starts_with("0123456789\n0123"));
     let key = format!("results/{id}/0");
     assert_eq!(server.archived("results/").get(&key), Some(&600_000));
     let path = format!("/jobs/{id}/results/text");
