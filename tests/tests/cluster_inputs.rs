@@ -161,7 +161,8 @@ async fn large_results() {
     const LARGE: usize = 50 * 1024 * 1024;
     // Long lines: each costs the container's runtime some work, and the kubelet gets no time to rotate what is written in a second.
     let line = "line=$(head -c 8191 /dev/zero | tr '\\0' x)\necho PYGEOAPI_K8S_MANAGER_RESULT_START";
-    let write = |size: usize| format!("{line}\nyes \"$line\" | head -c {size}");
+    // At the end time for the container's runtime to write what it has in its pipe: containerd 1.6 drops that at the exit.
+    let write = |size: usize| format!("{line}\nyes \"$line\" | head -c {size}\nsleep 1");
     let Some(field) =
         Field::open(&[process("small", TEXT, "", &write(SMALL)), process("large", TEXT, "", &write(LARGE))])
     else {

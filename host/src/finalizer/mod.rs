@@ -248,20 +248,20 @@ async fn finish(jobs: &Jobs, places: &Places, mut pauses: Pauses, id: JobId, exi
     let mut turns = Pauses::new(pauses.longest.min(LONGEST_TURN));
     let mut attempt = Attempt::First;
     loop {
-        match places.run(attempt, |place| jobs.finish(id, exit, place)).await? {
-            Some(Ok(outcome @ (Finished::Done | Finished::Foreign))) => return Some(outcome),
-            Some(Ok(Finished::Claimed)) => {
+        match places.run(attempt, |place, pulse| jobs.finish(id, exit, pulse, place)).await? {
+            Ok(Ok(outcome @ (Finished::Done | Finished::Foreign))) => return Some(outcome),
+            Ok(Ok(Finished::Claimed)) => {
                 tracing::debug!(job.id = %id, "another replica finalizes this job");
                 turns.wait().await;
             }
-            Some(Err(cause)) => {
+            Ok(Err(cause)) => {
                 tracing::warn!(job.id = %id, error = &cause as &dyn std::error::Error, "could not finalize; tried again");
                 attempt = Attempt::Again;
                 pauses.wait().await;
             }
-            None => {
-                tracing::debug!(job.id = %id, "this job takes long to finalize; it waits for a place for that");
-                attempt = Attempt::Long;
+            Err(next) => {
+                tracing::debug!(job.id = %id, ?next, "this job takes long to finalize; it waits for a place for that");
+                attempt = next;
             }
         }
     }

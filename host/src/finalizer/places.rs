@@ -1,11 +1,13 @@
-//! Who may finalize at this moment. A first attempt has one of the quick places, and for a moment only: what takes longer goes on in one
-//! of the long places, and what has failed is tried again in places of its own. So neither a hundred runs on a node that hangs nor a
-//! few logs of many GiB keep a small job waiting, and what is captured at once stays bounded.
+//! Who may finalize at this moment. A first attempt has one of the quick places, and for a moment only: a log that moves goes on in one
+//! of the long places, and what stands still or has failed is tried again in places of its own. So neither a hundred runs on a node that
+//! hangs nor a few logs of many GiB keep a small job waiting, nor the first the second, and what is captured at once stays bounded.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::jobs::Pulse;
 
 /// How long an attempt may have a quick place.
 const QUICK: Duration = Duration::from_secs(2);
@@ -15,9 +17,9 @@ const QUICK: Duration = Duration::from_secs(2);
 pub(super) enum Attempt {
     /// The first one.
     First,
-    /// One that took longer than a quick place is for.
+    /// One whose log moved, and took longer than a quick place is for.
     Long,
-    /// One after a failure.
+    /// One after a failure, or after a log that stood still for as long as that.
     Again,
 }
 
@@ -51,10 +53,14 @@ impl Places {
         }
     }
 
-    /// Waits for a place and does the work, which drops the place when it needs none any more. The inner `None`: it took too long for
-    /// a quick place, and no other was free; it was dropped, and is worth another attempt as [`Attempt::Long`]. The outer one: there
-    /// are no places any more.
-    pub(super) async fn run<T, W>(&self, attempt: Attempt, work: impl FnOnce(Place) -> W) -> Option<Option<T>>
+    /// Waits for a place and does the work, which drops the place when it needs none any more. The inner error: it took too long for
+    /// a quick place, and no other was free; it was dropped, and is worth another attempt of this kind. The outer `None`: there are no
+    /// places any more.
+    pub(super) async fn run<T, W>(
+        &self,
+        attempt: Attempt,
+        work: impl FnOnce(Place, Pulse) -> W,
+    ) -> Option<Result<T, Attempt>>
     where
         W: Future<Output = T>,
     {
@@ -66,24 +72,27 @@ impl Places {
         let permit = Arc::clone(pool).acquire_owned().await.ok()?;
         let place = Arc::new(Mutex::new(permit));
         let held = Arc::downgrade(&place);
-        let mut work = std::pin::pin!(work(Place { _permit: place }));
+        let pulse = Pulse::default();
+        let mut work = std::pin::pin!(work(Place { _permit: place }, pulse.clone()));
         if attempt == Attempt::First {
             tokio::select! {
-                done = &mut work => return Some(Some(done)),
+                done = &mut work => return Some(Ok(done)),
                 () = tokio::time::sleep(self.patience) => {}
             }
-            if !self.goes_on(&held) {
-                return Some(None);
+            let (next, pool) =
+                if pulse.has_moved() { (Attempt::Long, &self.long) } else { (Attempt::Again, &self.again) };
+            if !goes_on(&held, pool) {
+                return Some(Err(next));
             }
         }
-        Some(Some(work.await))
+        Some(Ok(work.await))
     }
+}
 
-    /// Whether work that has this quick place may go on: in a long place, or because it has given its own back by itself.
-    fn goes_on(&self, held: &Weak<Mutex<OwnedSemaphorePermit>>) -> bool {
-        let Some(place) = held.upgrade() else { return true };
-        let Ok(long) = Arc::clone(&self.long).try_acquire_owned() else { return false };
-        *place.lock().unwrap_or_else(PoisonError::into_inner) = long;
-        true
-    }
+/// Whether work that has this quick place may go on: in a place of that pool, or because it has given its own back by itself.
+fn goes_on(held: &Weak<Mutex<OwnedSemaphorePermit>>, pool: &Arc<Semaphore>) -> bool {
+    let Some(place) = held.upgrade() else { return true };
+    let Ok(other) = Arc::clone(pool).try_acquire_owned() else { return false };
+    *place.lock().unwrap_or_else(PoisonError::into_inner) = other;
+    true
 }

@@ -7,12 +7,15 @@ use crate::core::JobStatus;
 use crate::jobs::Settings;
 use crate::jobs::testing::{Bench, Log, SOON, well};
 
-const LOG: &str = "PYGEOAPI_K8S_MANAGER_RESULT_START\ndone";
+const LOG: &str = "one\ntwo\nthree\nPYGEOAPI_K8S_MANAGER_RESULT_START\ndone";
+
+/// So long may an attempt have a quick place; a busy machine needs more for a small log than one would think.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 fn finalizer(bench: &Bench, concurrency: usize) -> Finalizer {
     let limits = Limits { concurrency, longest_pause: Duration::from_millis(50) };
     let mut finalizer = Finalizer::new(Arc::clone(&bench.jobs), limits, CancellationToken::new());
-    finalizer.places = Arc::new(Places::patient(concurrency, Duration::from_millis(50)));
+    finalizer.places = Arc::new(Places::patient(concurrency, PATIENCE));
     finalizer
 }
 
@@ -24,14 +27,17 @@ fn ended(id: JobId) -> RunObservation {
 async fn runs_that_hang_do_not_keep_others_waiting() {
     let bench = Bench::open(Settings::default()).await;
     let mut finalizer = finalizer(&bench, 2);
-    for _ in 0..20 {
+    for _ in 0..6 {
         finalizer.observed(ended(bench.ran(Log::Hangs).await));
     }
-    let job = bench.accepted().await;
-    bench.runs.set(job.id, Log::Whole(LOG));
-    finalizer.observed(ended(job.id));
-    let job = bench.jobs.wait(job, SOON).await.unwrap();
-    assert_eq!(job.status, JobStatus::Successful);
+    // Neither the small one nor the one that takes longer than a quick place is for.
+    for log in [Log::Whole(LOG), Log::Slow(LOG, PATIENCE / 3)] {
+        let job = bench.accepted().await;
+        bench.runs.set(job.id, log);
+        finalizer.observed(ended(job.id));
+        let job = bench.jobs.wait(job, SOON).await.unwrap();
+        assert_eq!(job.status, JobStatus::Successful);
+    }
 }
 
 #[tokio::test]
@@ -74,42 +80,42 @@ async fn a_run_that_cannot_be_stopped_does_not_keep_others_running() {
 async fn what_takes_long_gives_its_quick_place_back() {
     let places = Places::patient(1, Duration::from_millis(10));
     let endless = || {
-        places.run(Attempt::First, |place| async move {
+        places.run(Attempt::First, |place, _| async move {
             let _place = place;
             std::future::pending::<()>().await;
         })
     };
     let first = endless();
     tokio::pin!(first);
-    // The first one goes on in the only long place, so that the second one has to come again.
+    // The first one goes on in the only other place, so that the second one has to come again.
     tokio::select! {
         biased;
         _ = &mut first => panic!("it does not end"),
-        second = endless() => assert_eq!(second, Some(None)),
+        second = endless() => assert_eq!(second, Some(Err(Attempt::Again))),
     }
-    assert_eq!(places.run(Attempt::First, |_place| async { 1 }).await, Some(Some(1)));
+    assert_eq!(places.run(Attempt::First, |_place, _| async { 1 }).await, Some(Ok(1)));
     // One that needs no place any more is not held up for the lack of one.
-    let slow = |place| async move {
+    let slow = |place, _| async move {
         drop(place);
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
     tokio::select! {
         biased;
         _ = &mut first => panic!("it does not end"),
-        done = places.run(Attempt::First, slow) => assert_eq!(done, Some(Some(()))),
+        done = places.run(Attempt::First, slow) => assert_eq!(done, Some(Ok(()))),
     }
 }
 
 #[tokio::test]
 async fn what_has_failed_has_places_of_its_own() {
     let places = Places::patient(1, SOON);
-    let failed = places.run(Attempt::Again, |place| async move {
+    let failed = places.run(Attempt::Again, |place, _| async move {
         let _place = place;
         std::future::pending::<()>().await;
     });
     tokio::select! {
         biased;
         _ = failed => panic!("it does not end"),
-        done = places.run(Attempt::First, |_place| async { 1 }) => assert_eq!(done, Some(Some(1))),
+        done = places.run(Attempt::First, |_place, _| async { 1 }) => assert_eq!(done, Some(Ok(1))),
     }
 }

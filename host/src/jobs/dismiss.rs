@@ -97,8 +97,8 @@ impl Jobs {
 mod tests {
     use super::*;
     use crate::core::Principal;
-    use crate::jobs::Settings;
     use crate::jobs::testing::{Bench, Log, well};
+    use crate::jobs::{Pulse, Settings};
 
     #[tokio::test]
     async fn what_was_removed_is_answered_as_removed() {
@@ -106,7 +106,7 @@ mod tests {
         let ann = Principal::anonymous(vec![Role::Execute]);
         let asker = Asker { principal: &ann, headers: &[] };
         let id = bench.ran(Log::Whole("PYGEOAPI_K8S_MANAGER_RESULT_START\ndone")).await;
-        bench.jobs.finish(id, &well(), ()).await.unwrap();
+        bench.jobs.finish(id, &well(), Pulse::default(), ()).await.unwrap();
         let removed = bench.jobs.dismiss(asker, &id.to_string()).await.unwrap();
         assert!(removed.removed.is_some_and(|at| removed.updated >= at), "{removed:?}");
         assert!(matches!(bench.jobs.dismiss(asker, &id.to_string()).await, Err(Error::JobRemoved(_))));

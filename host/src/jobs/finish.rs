@@ -4,9 +4,10 @@
 //! waiters wake, and the run is released last. A crash anywhere is repaired by doing the whole again.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures::TryStreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::capture::{CaptureRules, Captured, capture};
@@ -16,8 +17,8 @@ use super::{Error, Jobs, outputs};
 use crate::archive::ArchiveError;
 use crate::core::job::Transition;
 use crate::core::{
-    CaptureReceipt, EndReason, ExitState, FinalRecord, Job, JobDetail, JobId, JobStatus, OutputBody, OutputRecord,
-    Timestamp,
+    CaptureReceipt, EndReason, ExitState, FinalRecord, Job, JobDetail, JobId, JobStatus, LogEvent, OutputBody,
+    OutputRecord, Timestamp,
 };
 use crate::failpoint;
 use crate::runner::RunnerError;
@@ -40,10 +41,26 @@ pub enum Finished {
     Foreign,
 }
 
+/// Tells whoever gave an attempt its place whether the log moves.
+#[derive(Debug, Clone, Default)]
+pub struct Pulse(Arc<AtomicBool>);
+
+impl Pulse {
+    fn beat(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether any of the log has come.
+    #[must_use]
+    pub fn has_moved(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 impl Jobs {
-    /// Finalizes a job whose run has ended like this. An error is worth another attempt. `place` is dropped when log and outputs are
-    /// stored: what then may take long costs next to nothing.
-    pub async fn finish(&self, id: JobId, exit: &ExitState, place: impl Send) -> Result<Finished, Error> {
+    /// Finalizes a job whose run has ended like this. An error is worth another attempt. `pulse` beats as the log moves, and `place` is
+    /// dropped when log and outputs are stored: what then may take long costs next to nothing.
+    pub async fn finish(&self, id: JobId, exit: &ExitState, pulse: Pulse, place: impl Send) -> Result<Finished, Error> {
         let Some(mut detail) = self.store.detail(id).await? else {
             tracing::warn!(job.id = %id, "a run that ended has no job in this database; it is left alone");
             return Ok(Finished::Foreign);
@@ -61,7 +78,7 @@ impl Jobs {
                 return Ok(Finished::Done);
             }
         }
-        let captured = self.holding(id, &self.owner, Some(until), self.capture(&detail, exit)).await;
+        let captured = self.holding(id, &self.owner, Some(until), self.capture(&detail, exit, pulse)).await;
         drop(place);
         let recorded = match captured {
             None => return Ok(Finished::Claimed),
@@ -155,10 +172,10 @@ impl Jobs {
     }
 
     /// Stores log and outputs, and answers the record of them.
-    async fn capture(&self, detail: &JobDetail, exit: &ExitState) -> Result<FinalRecord, Error> {
+    async fn capture(&self, detail: &JobDetail, exit: &ExitState, pulse: Pulse) -> Result<FinalRecord, Error> {
         let id = detail.job.id;
         let key = log_key(id);
-        let captured = self.capture_log(detail, &key).await?;
+        let captured = self.capture_log(detail, &key, pulse).await?;
         failpoint::hit("finish-log-archived");
         let receipt = CaptureReceipt {
             uri: self.archive.uri(&key),
@@ -255,7 +272,7 @@ impl Jobs {
     }
 
     /// One pass over the log: into the archive and through the scanner.
-    async fn capture_log(&self, detail: &JobDetail, key: &str) -> Result<Captured, Error> {
+    async fn capture_log(&self, detail: &JobDetail, key: &str, pulse: Pulse) -> Result<Captured, Error> {
         let rules = CaptureRules::new(&detail.plan, detail.nonce.as_deref(), &self.capture);
         let events = match self.runner.logs(detail.job.id, false).await {
             Ok(events) => events,
@@ -267,6 +284,12 @@ impl Jobs {
         let writer = self.archive.create(key, "text/plain; charset=utf-8").await?;
         let keeping = Keeping::new(Arc::clone(&self.archive), key);
         let (events, writer) = (keeping.watch(events), keeping.guard(writer));
+        let beat = move |event: &LogEvent| {
+            if matches!(event, LogEvent::Bytes(_)) {
+                pulse.beat();
+            }
+        };
+        let events = events.inspect_ok(beat).boxed();
         let captured = capture(events, writer, &rules, &self.spool_dir).await?;
         if keeping.has_kept()
             && let Some(stored) = self.stored_log(key, &rules).await?

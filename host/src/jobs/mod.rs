@@ -34,7 +34,7 @@ use tokio_util::task::TaskTracker;
 
 pub use self::access::Asker;
 pub use self::error::Error;
-pub use self::finish::Finished;
+pub use self::finish::{Finished, Pulse};
 pub use self::observe::Followed;
 use self::wait::Waiters;
 use crate::archive::Archive;

@@ -74,7 +74,7 @@ async fn no_configuration_makes_a_claim_that_has_run_out_at_once() {
     bench.runs.after_the_next_log(async move {
         *seen.lock().unwrap() = Some(store.claim(id, "other", Duration::from_secs(60)).await.unwrap());
     });
-    assert_eq!(bench.jobs.finish(id, &well(), ()).await.unwrap(), Finished::Done);
+    assert_eq!(bench.jobs.finish(id, &well(), Pulse::default(), ()).await.unwrap(), Finished::Done);
     assert_eq!(*taken.lock().unwrap(), Some(false));
 }
 
@@ -85,7 +85,7 @@ async fn a_log_is_captured_once_though_the_database_goes_away() {
     let store = Arc::clone(&bench.store);
     bench.runs.after_the_next_log(async move { store.goes_away() });
     let (exit, jobs) = (well(), Arc::clone(&bench.jobs));
-    let finishing = tokio::spawn(async move { jobs.finish(id, &exit, ()).await });
+    let finishing = tokio::spawn(async move { jobs.finish(id, &exit, Pulse::default(), ()).await });
     // The last one is later than the claim lasts.
     bench.store.refused(5).await;
     bench.runs.set(id, Log::Part(""));
@@ -102,7 +102,7 @@ async fn a_part_of_a_log_does_not_replace_the_whole() {
     let bench = usual().await;
     let id = bench.ran(Log::Part("bef")).await;
     put(&bench, &log_key(id), LOG).await;
-    assert_eq!(bench.jobs.finish(id, &well(), ()).await.unwrap(), Finished::Done);
+    assert_eq!(bench.jobs.finish(id, &well(), Pulse::default(), ()).await.unwrap(), Finished::Done);
     assert_eq!(stored(&bench, &log_key(id)).await, LOG);
     let (detail, text) = recorded(&bench, id).await;
     assert_eq!((detail.job.status, text.as_deref()), (JobStatus::Successful, Some("a,b\n")));
@@ -114,7 +114,7 @@ async fn a_part_of_a_log_does_not_replace_the_whole() {
 async fn a_part_is_stored_where_there_is_nothing() {
     let bench = usual().await;
     let id = bench.ran(Log::Part("bef")).await;
-    assert_eq!(bench.jobs.finish(id, &well(), ()).await.unwrap(), Finished::Done);
+    assert_eq!(bench.jobs.finish(id, &well(), Pulse::default(), ()).await.unwrap(), Finished::Done);
     assert_eq!(stored(&bench, &log_key(id)).await, "bef\n==> missing: the node is gone <==\n");
     let (detail, _) = recorded(&bench, id).await;
     assert_eq!(detail.job.status, JobStatus::Failed, "its result is missing");
@@ -126,13 +126,13 @@ async fn a_run_that_is_gone_is_recorded_from_its_stored_log() {
     let bench = usual().await;
     let id = bench.accepted().await.id;
     put(&bench, &log_key(id), "==> missing: rotated away <==\nPYGEOAPI_K8S_MANAGER_RESULT_START\na,b\n").await;
-    assert_eq!(bench.jobs.finish(id, &well(), ()).await.unwrap(), Finished::Done);
+    assert_eq!(bench.jobs.finish(id, &well(), Pulse::default(), ()).await.unwrap(), Finished::Done);
     let (detail, text) = recorded(&bench, id).await;
     assert_eq!((detail.job.status, text.as_deref()), (JobStatus::Successful, Some("a,b\n")));
     assert_eq!(detail.receipt.unwrap().missing.as_deref(), Some("rotated away"), "as it was captured");
 
     let nothing = bench.accepted().await.id;
-    assert_eq!(bench.jobs.finish(nothing, &well(), ()).await.unwrap(), Finished::Done);
+    assert_eq!(bench.jobs.finish(nothing, &well(), Pulse::default(), ()).await.unwrap(), Finished::Done);
     let (detail, _) = recorded(&bench, nothing).await;
     assert_eq!((detail.job.status, detail.reason), (JobStatus::Failed, Some(EndReason::Lost)));
     assert!(detail.job.message.unwrap().ends_with("its log is lost"));
@@ -154,7 +154,7 @@ async fn outputs_of_the_replica_that_has_the_job_now_are_not_removed() {
         assert!(store.claim(id, "other", Duration::from_secs(60)).await.unwrap());
     });
     put(&bench, &output_key(id, 0), "theirs").await;
-    assert_eq!(bench.jobs.finish(id, &well(), ()).await.unwrap(), Finished::Claimed);
+    assert_eq!(bench.jobs.finish(id, &well(), Pulse::default(), ()).await.unwrap(), Finished::Claimed);
     assert_eq!(stored(&bench, &output_key(id, 0)).await, "theirs");
     assert!(!recorded(&bench, id).await.0.job.status.is_final(), "it is theirs to record");
 }
@@ -164,6 +164,6 @@ async fn outputs_of_an_earlier_attempt_are_removed() {
     let bench = usual().await;
     let id = bench.ran(Log::Whole("no result\n")).await;
     put(&bench, &output_key(id, 0), "left").await;
-    assert_eq!(bench.jobs.finish(id, &well(), ()).await.unwrap(), Finished::Done);
+    assert_eq!(bench.jobs.finish(id, &well(), Pulse::default(), ()).await.unwrap(), Finished::Done);
     assert!(matches!(bench.archive.read(&output_key(id, 0), None).await, Err(ArchiveError::NotFound(_))));
 }

@@ -12,7 +12,7 @@ use crate::core::job::UnfinishedJob;
 use crate::core::{ExitState, JobId, RunState, Timestamp};
 use crate::jobs::capture::{CaptureRules, capture};
 use crate::jobs::read::{id_in_key, log_key};
-use crate::jobs::{Error, Finished, Jobs};
+use crate::jobs::{Error, Finished, Jobs, Pulse};
 use crate::runner::RunnerError;
 use crate::runner::inspection::{FoundObject, Inspector, ObjectKind};
 
@@ -138,7 +138,7 @@ impl Jobs {
             Some(RunState::Ended(exit)) => exit,
             Some(_) => return Ok(left("it still runs")),
         };
-        Ok(match self.finish(id, &exit, ()).await? {
+        Ok(match self.finish(id, &exit, Pulse::default(), ()).await? {
             Finished::Done => repaired("recorded and let go"),
             Finished::Claimed => left("a server works on it"),
             Finished::Foreign => left("its row is gone by now; look again"),

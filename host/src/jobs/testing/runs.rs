@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -21,6 +22,8 @@ pub(crate) enum Log {
     Whole(&'static str),
     /// This; the rest is gone for good.
     Part(&'static str),
+    /// This, with such a pause before each of its lines.
+    Slow(&'static str, Duration),
     /// Nothing, and no end either.
     Hangs,
 }
@@ -105,6 +108,13 @@ impl Runner for Runs {
             Log::Whole(text) => events.push(bytes(text)),
             Log::Part(text) => {
                 events.extend([bytes(text), LogEvent::Missing { reason: "the node is gone".to_owned() }]);
+            }
+            Log::Slow(text, pause) => {
+                let lines = stream::iter(text.split_inclusive('\n')).then(move |line| async move {
+                    tokio::time::sleep(pause).await;
+                    Ok(bytes(line))
+                });
+                return Ok(stream::iter(events.into_iter().map(Ok)).chain(lines).boxed());
             }
             Log::Hangs => return Ok(stream::pending().boxed()),
         }
