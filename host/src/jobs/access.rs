@@ -1,6 +1,6 @@
 //! Who may see and dismiss a job: the role first, then the job's process where its entry wants to be asked.
 
-use super::shape::denied;
+use super::shape::refused;
 use super::{Error, Jobs, require};
 use crate::core::{Job, Principal, Role};
 use crate::processor::{Action, ProcessorRequest};
@@ -30,7 +30,7 @@ impl Jobs {
             principal: asker.principal.clone(),
             headers: asker.headers.to_vec(),
         };
-        process.authorize(&asked).await.map(|_| ()).map_err(denied)
+        process.authorize(&asked).await.map(|_| ()).map_err(refused)
     }
 
     /// Whether the list shows a job. Its process is not asked, which would take a call a row: a guarded job is listed for administrators

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{Error, Submission, require};
 use crate::core::{ExecuteRequest, JobPlan, Policy, Role, plan_check, validation};
-use crate::processor::{Action, AuthorizeError, Denial, Process, ProcessorRequest, ShapeError};
+use crate::processor::{Action, AskError, Denial, Process, ProcessorRequest};
 
 /// A request that passed every check.
 #[derive(Debug)]
@@ -47,13 +47,9 @@ pub async fn shape(
         // Most processes are shown none.
         headers: if process.entry.headers.is_empty() { Vec::new() } else { submission.headers.to_vec() },
     };
-    let caller = process.authorize(&asked).await.map_err(denied)?;
-    // A credential ends here: neither the processor's plan nor the row nor a container sees it.
+    let (caller, mut plan) = process.plan(&asked).await.map_err(refused)?;
+    // A credential ends here: neither the row nor a container sees it.
     request.inputs.retain(|id, _| !caller.consumed_inputs.contains(id));
-    let mut plan = process.shape(&asked, &caller).await.map_err(|refused| match refused {
-        ShapeError::Rejected(violations) => Error::Invalid(violations),
-        ShapeError::Failed(cause) => Error::Processor(cause),
-    })?;
     let found = plan_check::violations(&plan);
     if !found.is_empty() {
         return Err(Error::InvalidPlan(found));
@@ -66,12 +62,13 @@ pub async fn shape(
     Ok(Shaped { process, request, caller: caller.subject, plan })
 }
 
-/// What a denial is for the client.
-pub(super) fn denied(refused: AuthorizeError) -> Error {
-    match refused {
-        AuthorizeError::Denied(Denial::Unauthenticated { challenge }) => Error::Unauthenticated { challenge },
-        AuthorizeError::Denied(Denial::Forbidden { reason }) => Error::Forbidden(reason),
-        AuthorizeError::Failed(cause) => Error::Processor(cause),
+/// What a processor's no is for the client.
+pub(super) fn refused(refusal: AskError) -> Error {
+    match refusal {
+        AskError::Denied(Denial::Unauthenticated { challenge }) => Error::Unauthenticated { challenge },
+        AskError::Denied(Denial::Forbidden { reason }) => Error::Forbidden(reason),
+        AskError::Rejected(violations) => Error::Invalid(violations),
+        AskError::Failed(cause) => Error::Processor(cause),
     }
 }
 

@@ -1,5 +1,5 @@
-//! The WebAssembly engine: one pool of instances, one clock, one cache of compiled code. Every call runs in an instance of its own,
-//! within its time, memory, output and a place among the concurrent calls, whatever the guest does.
+//! The WebAssembly engine: one pool of instances, one clock, one cache of compiled code. Every request runs in an instance of its own,
+//! and each of its calls within its time, memory, output and a place among the concurrent calls, whatever the guest does.
 //!
 //! Where a guest's code runs: a call takes some 20 µs, far less than a hop to another thread and back, so it begins on the async
 //! worker that asks for it. A guest that still runs (or waits) after two ticks of the clock gives the worker back, and its call
@@ -84,6 +84,13 @@ pub(super) struct Call {
     pub(super) share: Arc<Semaphore>,
 }
 
+/// What a request holds while its processor is asked: the process's share, a place among all calls, and the clock that runs for it.
+pub(super) struct Seat {
+    _share: OwnedSemaphorePermit,
+    _place: OwnedSemaphorePermit,
+    _ticking: Ticking,
+}
+
 impl ProcessorHost {
     /// Sets the engine up. `cache_dir` is where compiled code is kept, private to this user; it is made if it is not there, and where it cannot
     /// be written the host works without it. `verify_token` says whether a text is a token that may execute.
@@ -144,35 +151,55 @@ impl ProcessorHost {
         F: FnOnce(Store<Guest>) -> Fut,
         Fut: Future<Output = Result<T, CallFailure>> + Send + 'static,
     {
+        let (name, deadline) = (call.name, call.deadline);
+        let (seat, store) = self.begin(call).await?;
+        let (answer, _) = self.run(seat, name, deadline, run(store)).await?;
+        Ok(answer)
+    }
+
+    /// Takes a seat among the concurrent calls, and makes the store of a fresh instance that is ready for its first call.
+    pub(super) async fn begin(&self, call: Call) -> Result<(Seat, Store<Guest>), ProcessorError> {
         let inner = &self.0;
         let queue = inner.settings.queue();
         // First the share: who waits for that holds nothing that another process could use.
         let share = free_place(&call.share, queue).await?;
         let place = free_place(&inner.places, queue).await?;
-        let ticking = inner.ticker.tick();
+        let seat = Seat { _share: share, _place: place, _ticking: inner.ticker.tick() };
         let guest = Guest::new(call.process, call.config, Arc::clone(&inner.verify), inner.settings.memory_bytes());
-        let mut running = Box::pin(run(self.store(guest, call.deadline)));
+        let mut store = Store::new(&inner.engine, guest);
+        store.limiter(|guest| guest);
+        store.set_max_component_handles(1000);
+        self.arm(&mut store, call.deadline);
+        Ok((seat, store))
+    }
 
+    /// Runs one call in a store that [`Self::arm`] has made ready for it. The seat is given back for another call in the same store.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        seat: Seat,
+        name: &'static str,
+        deadline: Duration,
+        call: impl Future<Output = Result<T, CallFailure>> + Send + 'static,
+    ) -> Result<(T, Seat), ProcessorError> {
+        let mut running = Box::pin(call);
         let first = poll_fn(|context| Poll::Ready(running.as_mut().poll(context))).await;
-        let answer = match first {
-            Poll::Ready(answer) => answer,
+        let (answer, seat) = match first {
+            Poll::Ready(answer) => (answer, seat),
             Poll::Pending => {
-                let slow = free_place(&inner.slow_places, queue).await?;
-                match go_on_elsewhere(running, call.deadline, (share, place, slow, ticking)).await? {
-                    Some(answer) => answer,
-                    None => return Err(ProcessorError::DeadlineExceeded { call: call.name, deadline: call.deadline }),
+                let slow = free_place(&self.0.slow_places, self.0.settings.queue()).await?;
+                match go_on_elsewhere(running, deadline, (seat, slow)).await? {
+                    Some(answered) => answered,
+                    None => return Err(ProcessorError::DeadlineExceeded { call: name, deadline }),
                 }
             }
         };
-        answer.map_err(|failure| self.explain(failure, call.name, call.deadline))
+        Ok((answer.map_err(|failure| self.explain(failure, name, deadline))?, seat))
     }
 
-    fn store(&self, guest: Guest, deadline: Duration) -> Store<Guest> {
-        let mut store = Store::new(&self.0.engine, guest);
-        store.limiter(|guest| guest);
+    /// Gives the next call in this store its time and output.
+    pub(super) fn arm(&self, store: &mut Store<Guest>, deadline: Duration) {
         // What a guest may hand over in one piece, counted before it is copied.
         store.set_hostcall_fuel(self.0.settings.output_bytes());
-        store.set_max_component_handles(1000);
         let ticks = u64::try_from(deadline.as_nanos().div_ceil(TICK.as_nanos())).unwrap_or(u64::MAX).max(1);
         store.set_epoch_deadline(ticks.min(INLINE_TICKS));
         // First the worker is given back, then, when the rest of the time is over, the call ends. The rest counts from where the call goes on,
@@ -182,7 +209,6 @@ impl ProcessorHost {
             Some(rest) => Ok(UpdateDeadline::Yield(rest)),
             None => Err(TimeOver.into()),
         });
-        store
     }
 
     fn explain(&self, failure: CallFailure, call: &'static str, deadline: Duration) -> ProcessorError {
@@ -222,13 +248,13 @@ async fn free_place(places: &Arc<Semaphore>, patience: Duration) -> Result<Owned
 async fn go_on_elsewhere<T: Send + 'static>(
     running: Pin<Box<impl Future<Output = T> + Send + 'static>>,
     deadline: Duration,
-    held: (OwnedSemaphorePermit, OwnedSemaphorePermit, OwnedSemaphorePermit, Ticking),
-) -> Result<Option<T>, ProcessorError> {
+    (seat, slow): (Seat, OwnedSemaphorePermit),
+) -> Result<Option<(T, Seat)>, ProcessorError> {
     let runtime = tokio::runtime::Handle::current();
     let rest = tokio::task::spawn_blocking(move || {
         let answer = runtime.block_on(async { tokio::time::timeout(deadline, running).await.ok() });
-        drop(held);
-        answer
+        drop(slow);
+        answer.map(|answer| (answer, seat))
     });
     // Only a runtime that shuts down drops work.
     rest.await.map_err(|_| ProcessorError::Stopping)

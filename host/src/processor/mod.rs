@@ -3,7 +3,7 @@
 //! ```text
 //! sources (configuration, watched folder) -> Desired -> registry -> Process -> authorize, shape
 //!                                                          |            |
-//!                                                       load.rs      engine.rs: one fresh instance a call
+//!                                                       load.rs      engine.rs: one fresh instance a request
 //! ```
 //! Nothing that a component does ends more than its own call, and nothing that lies in a folder changes what is offered unless it is good.
 
@@ -30,7 +30,7 @@ pub use entry::ProcessEntry;
 pub use error::{ProcessorError, Refusal};
 pub use imports::VerifyToken;
 pub use load::Processor;
-pub use process::{Action, AuthorizeError, Caller, Denial, Process, ProcessorRequest, ShapeError};
+pub use process::{Action, AskError, Caller, Denial, Process, ProcessorRequest};
 pub use registry::{Prepared, ProcessReport, Registry, ReportState};
 pub use settings::Settings;
 pub use sources::{Desired, Source, Sources};

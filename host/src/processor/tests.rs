@@ -72,8 +72,7 @@ async fn a_request_becomes_a_plan() {
     assert_eq!(process.id.as_str(), "hello-world");
     assert_eq!(process.digest, Digest::of(&guest("hello-world")));
     let request = request(json!({"name": "Ann", "message": "hi"}));
-    let caller = process.authorize(&request).await.unwrap();
-    let plan = process.shape(&request, &caller).await.unwrap();
+    let (_, plan) = process.plan(&request).await.unwrap();
     let [main] = plan.containers.as_slice() else { panic!("one container") };
     assert_eq!(
         (main.image.as_str(), main.args.as_slice()),
@@ -94,7 +93,7 @@ async fn tokens_are_verified_by_the_host_and_consumed() {
     let process = load(host(), "misbehaving", json!({"check_auth": true})).await.unwrap();
     let anonymous = |inputs| ProcessorRequest { principal: Principal::anonymous(vec![]), ..request(inputs) };
     let denied = process.authorize(&anonymous(json!({"token": "wrong"}))).await.unwrap_err();
-    assert!(matches!(denied, AuthorizeError::Denied(Denial::Unauthenticated { .. })), "{denied:?}");
+    assert!(matches!(denied, AskError::Denied(Denial::Unauthenticated { .. })), "{denied:?}");
     let asked = anonymous(json!({"token": "right", "text": "x"}));
     let caller = process.authorize(&asked).await.unwrap();
     assert_eq!(caller.consumed_inputs, ["token"]);
@@ -102,15 +101,49 @@ async fn tokens_are_verified_by_the_host_and_consumed() {
 }
 
 #[tokio::test]
+async fn an_instance_serves_one_request_and_sees_no_credential_when_it_shapes() {
+    let process = load(host(), "misbehaving", json!({"fault": "remember", "check_auth": true})).await.unwrap();
+    let told = async |inputs: serde_json::Value| {
+        let (_, plan) = process.plan(&request(inputs)).await.unwrap();
+        plan.containers.iter().skip(1).flat_map(|container| container.command.clone()).collect::<String>()
+    };
+    // Both calls of a request may be asked of one instance, but no two requests are.
+    for text in ["first", "second"] {
+        assert_eq!(told(json!({ "text": text })).await, format!("echo{}", json!({ "text": text })));
+    }
+    assert_eq!(told(json!({"text": "third", "token": "right"})).await, "");
+}
+
+#[tokio::test]
+async fn each_call_of_a_request_has_its_own_time_and_its_own_name() {
+    let asked = request(json!({}));
+    let trap = misbehaving(host(), "trap", "shape").await.plan(&asked).await.unwrap_err();
+    assert!(matches!(trap, AskError::Failed(ProcessorError::Trapped { call: "shape", .. })), "{trap:?}");
+    let brief = host_with(&Settings { deadline_ms: 100, load_deadline_ms: 20_000, ..Settings::default() });
+    for (step, call) in [("authorize", "authorize"), ("shape", "shape")] {
+        let endless = misbehaving(&brief, "loop", step).await;
+        let failed = endless.plan(&asked).await.unwrap_err();
+        let AskError::Failed(ProcessorError::DeadlineExceeded { call: named, .. }) = failed else {
+            panic!("{failed:?}")
+        };
+        assert_eq!(named, call);
+    }
+    let huge = misbehaving(host(), "huge-plan", "shape").await.plan(&asked).await.unwrap_err();
+    assert!(matches!(huge, AskError::Failed(ProcessorError::BadAnswer { limit_kib: 1024, .. })), "{huge:?}");
+    let reject = misbehaving(host(), "reject", "shape").await.plan(&asked).await.unwrap_err();
+    assert!(matches!(reject, AskError::Rejected(_)), "{reject:?}");
+}
+
+#[tokio::test]
 async fn denials_and_rejections_arrive() {
     let deny = misbehaving(host(), "deny", "authorize").await.authorize(&request(json!({}))).await.unwrap_err();
-    let AuthorizeError::Denied(Denial::Unauthenticated { challenge }) = deny else { panic!("{deny:?}") };
+    let AskError::Denied(Denial::Unauthenticated { challenge }) = deny else { panic!("{deny:?}") };
     assert_eq!(challenge, r#"Bearer realm="misbehaving""#);
     let forbid = misbehaving(host(), "forbid", "authorize").await.authorize(&request(json!({}))).await.unwrap_err();
-    assert!(matches!(forbid, AuthorizeError::Denied(Denial::Forbidden { .. })));
+    assert!(matches!(forbid, AskError::Denied(Denial::Forbidden { .. })));
     let reject =
         misbehaving(host(), "reject", "shape").await.shape(&request(json!({})), &somebody()).await.unwrap_err();
-    let ShapeError::Rejected(violations) = reject else { panic!("{reject:?}") };
+    let AskError::Rejected(violations) = reject else { panic!("{reject:?}") };
     assert_eq!(violations.iter().map(|wrong| wrong.pointer.as_str()).collect::<Vec<_>>(), ["/inputs/text", ""]);
 }
 
@@ -119,21 +152,21 @@ async fn a_fault_ends_its_own_call_only() {
     let trap = misbehaving(host(), "trap", "shape").await;
     let asked = request(json!({}));
     let failed = trap.shape(&asked, &somebody()).await.unwrap_err();
-    assert!(matches!(failed, ShapeError::Failed(ProcessorError::Trapped { call: "shape", .. })), "{failed:?}");
+    assert!(matches!(failed, AskError::Failed(ProcessorError::Trapped { call: "shape", .. })), "{failed:?}");
     trap.authorize(&asked).await.unwrap();
 
     let allocate = misbehaving(host(), "allocate", "authorize").await;
     let failed = allocate.authorize(&asked).await.unwrap_err();
-    assert!(matches!(failed, AuthorizeError::Failed(ProcessorError::OutOfMemory { limit_mib: 64, .. })), "{failed:?}");
+    assert!(matches!(failed, AskError::Failed(ProcessorError::OutOfMemory { limit_mib: 64, .. })), "{failed:?}");
     allocate.shape(&asked, &somebody()).await.unwrap();
 
     let huge = misbehaving(host(), "huge-plan", "shape").await.shape(&asked, &somebody()).await.unwrap_err();
-    assert!(matches!(huge, ShapeError::Failed(ProcessorError::BadAnswer { limit_kib: 1024, .. })), "{huge:?}");
+    assert!(matches!(huge, AskError::Failed(ProcessorError::BadAnswer { limit_kib: 1024, .. })), "{huge:?}");
 
     // Not too large for an answer, but a reason is one line of a kilobyte, whatever it was.
     let generous = host_with(&Settings { output_kib: 4096, deadline_ms: 5000, ..Settings::default() });
     let garbage = misbehaving(&generous, "garbage", "authorize").await.authorize(&asked).await.unwrap_err();
-    let AuthorizeError::Denied(Denial::Forbidden { reason }) = garbage else { panic!("{garbage:?}") };
+    let AskError::Denied(Denial::Forbidden { reason }) = garbage else { panic!("{garbage:?}") };
     assert!(reason.len() <= 1024 && !reason.chars().any(char::is_control));
 
     for harmless in ["log-flood", "many-verify"] {
@@ -159,7 +192,7 @@ async fn a_loop_is_stopped_and_starves_nobody() {
     let caller = somebody();
     let (failed, beats) = tokio::join!(endless.shape(&asked, &caller), beats);
     let failed = failed.unwrap_err();
-    assert!(matches!(failed, ShapeError::Failed(ProcessorError::DeadlineExceeded { call: "shape", .. })), "{failed:?}");
+    assert!(matches!(failed, AskError::Failed(ProcessorError::DeadlineExceeded { call: "shape", .. })), "{failed:?}");
     assert!(begun.elapsed() >= Duration::from_millis(290), "it had its time: {:?}", begun.elapsed());
     assert!(beats > 10, "only {beats} beats beside the loop");
     endless.authorize(&asked).await.unwrap();
@@ -185,8 +218,8 @@ async fn places_are_bounded_and_given_back() {
     let mut turned_away = 0;
     for call in calls {
         match call.await.unwrap() {
-            ShapeError::Failed(ProcessorError::Overloaded { .. }) => turned_away += 1,
-            ShapeError::Failed(ProcessorError::DeadlineExceeded { .. }) => {}
+            AskError::Failed(ProcessorError::Overloaded { .. }) => turned_away += 1,
+            AskError::Failed(ProcessorError::DeadlineExceeded { .. }) => {}
             other => panic!("{other:?}"),
         }
     }

@@ -20,7 +20,7 @@ pub(super) mod generated {
     });
 }
 
-use generated::vespiary::processor::host;
+use generated::{Processor, vespiary::processor::host};
 pub(super) use generated::{ProcessorPre, vespiary::processor::types};
 
 /// The exported interface that makes a component a processor of this major version.
@@ -70,30 +70,48 @@ impl V1 {
         instance.vespiary_processor_process().call_describe(&mut store).await.map_err(CallFailure::Run)
     }
 
-    /// `authorize`.
+    /// `authorize`, and the instance that has answered, for `shape` of the same request.
     pub(super) async fn authorize(
         self,
         mut store: Store<Guest>,
         request: types::Request,
-    ) -> Result<Result<Result<Caller, Denial>, Breach>, CallFailure> {
+    ) -> Result<(Result<Result<Caller, Denial>, Breach>, Authorized), CallFailure> {
         let instance = self.0.instantiate_async(&mut store).await.map_err(CallFailure::Start)?;
         let answer = instance.vespiary_processor_process().call_authorize(&mut store, &request).await;
-        Ok(match answer.map_err(CallFailure::Run)? {
+        let answer = match answer.map_err(CallFailure::Run)? {
             Ok(caller) => convert::caller(caller).map(Ok),
             Err(denial) => Ok(Err(convert::denial(denial))),
-        })
+        };
+        Ok((answer, Authorized { store, instance, request }))
     }
 
-    /// `shape`.
+    /// `shape` in a fresh instance.
     pub(super) async fn shape(
         self,
         mut store: Store<Guest>,
         request: types::Request,
         caller: types::Caller,
-    ) -> Result<Result<Result<JobPlan, Vec<Violation>>, Breach>, CallFailure> {
+    ) -> Result<Shape, CallFailure> {
         let instance = self.0.instantiate_async(&mut store).await.map_err(CallFailure::Start)?;
-        let answer = instance.vespiary_processor_process().call_shape(&mut store, &request, &caller).await;
-        Ok(match answer.map_err(CallFailure::Run)? {
+        Authorized { store, instance, request }.shape(caller).await
+    }
+}
+
+/// What `shape` answers: the plan or what it rejects, unless the answer breaks the contract.
+pub(super) type Shape = Result<Result<JobPlan, Vec<Violation>>, Breach>;
+
+/// An instance and the request that it serves.
+pub(super) struct Authorized {
+    pub(super) store: Store<Guest>,
+    instance: Processor,
+    request: types::Request,
+}
+
+impl Authorized {
+    /// `shape` of this request, word for word. The store has been made ready for another call.
+    pub(super) async fn shape(mut self, caller: types::Caller) -> Result<Shape, CallFailure> {
+        let process = self.instance.vespiary_processor_process();
+        Ok(match process.call_shape(&mut self.store, &self.request, &caller).await.map_err(CallFailure::Run)? {
             Ok(plan) => convert::plan(plan).map(Ok),
             Err(rejection) => convert::rejection(rejection).map(Err),
         })

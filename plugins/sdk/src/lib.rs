@@ -98,8 +98,9 @@
 //! | [`Processor::authorize`] | before every execution | a [`Caller`], or a [`Denial`] (401 or 403); the default is [`authorize`] |
 //! | [`Processor::shape`] | after that | a [`Plan`], or a [`Rejection`] with all that is wrong (400) |
 //!
-//! Each call runs in a fresh instance with 100 ms and 64 MiB of its own (the operator can change both), without files, sockets or
-//! environment. Nothing is kept from one call to the next. `shape` must give the same plan for the same arguments.
+//! Each request runs in a fresh instance of 64 MiB, each call has 100 ms (the operator can change both), without files, sockets or
+//! environment. Nothing is kept from one request to the next, and `shape` must not count on what `authorize` has left in memory: it must
+//! give the same plan for the same arguments.
 //!
 //! # What a container finds and prints
 //! | variable | value |

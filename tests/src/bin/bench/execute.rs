@@ -73,8 +73,7 @@ pub(crate) async fn bare(folder: &Path, replies: &Path) -> Outcome<()> {
         principal: Principal::anonymous(vec![Role::Execute]),
         headers: Vec::new(),
     };
-    let caller = process.authorize(&asked).await?;
-    let plan = process.shape(&asked, &caller).await?;
+    let (caller, plan) = process.plan(&asked).await?;
     let job = Arc::new(NewJob {
         id: JobId::new(),
         process_id: process.id.clone(),
