@@ -32,12 +32,18 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// The filter without blanks around its words, which its grammar takes for a part of a name.
+    fn directives(&self) -> String {
+        self.log.split(',').map(str::trim).collect::<Vec<_>>().join(",")
+    }
+
     /// What is wrong with the filter, if anything.
     #[must_use]
     pub fn violation(&self) -> Option<String> {
         // The filter's own grammar takes any word for the name of a part, and then logs nothing else.
         let is_level = |word: &str| word.parse::<tracing::level_filters::LevelFilter>().is_ok();
-        let unknown = self.log.split(',').map(str::trim).find(|word| {
+        let directives = self.directives();
+        let unknown = directives.split(',').find(|word| {
             let is_name = !word.contains(['=', '[', ']', '{', '}']);
             is_name && !word.is_empty() && !is_level(word)
         });
@@ -46,13 +52,13 @@ impl Settings {
                 "telemetry.log: '{word}' is no level (off, error, warn, info, debug, trace); a part's level is written PART=LEVEL, for example info,vespiary::jobs=debug"
             ));
         }
-        EnvFilter::try_new(&self.log).err().map(|error| format!("telemetry.log: '{}': {error}", self.log))
+        EnvFilter::try_new(&directives).err().map(|error| format!("telemetry.log: '{}': {error}", self.log))
     }
 }
 
 /// Starts logging, once for the process. A second call changes nothing.
 pub fn start(settings: &Settings) {
-    let filter = EnvFilter::try_new(&settings.log).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_new(settings.directives()).unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match settings.format {
         Format::Text => lines.with_ansi(std::io::stderr().is_terminal()).try_init(),
@@ -79,5 +85,13 @@ mod tests {
         {
             assert!(violation(log).is_some_and(|told| told.contains(part)), "{log}");
         }
+    }
+
+    #[test]
+    fn blanks_change_no_level() {
+        let settings = Settings { log: "hyper=warn, info ".to_owned(), ..Settings::default() };
+        assert_eq!(settings.violation(), None);
+        let filter = EnvFilter::try_new(settings.directives()).unwrap();
+        assert_eq!(filter.max_level_hint(), Some(tracing::level_filters::LevelFilter::INFO));
     }
 }

@@ -45,12 +45,12 @@ pub(super) async fn execute(
     check_type(&parts.headers)?;
     let key = idempotency_key(&parts.headers)?;
     let prefer = Prefer::parse(&parts.headers);
-    let received = receive(&state, &parts.headers, body).await?;
+    let Received { bytes, room } = receive(&state, &parts.headers, body).await?;
     let headers = shown_headers(&parts.headers);
     let submission = Submission {
         principal: &caller,
         process_id: &id,
-        body: &received.bytes,
+        body: &bytes,
         headers: &headers,
         idempotency_key: key.as_deref(),
     };
@@ -58,8 +58,8 @@ pub(super) async fn execute(
         return json_answer(StatusCode::OK, &state.jobs().dry_run(submission).await?);
     }
     // What must not end halfway when the client goes away is a task of its own in there.
-    let job = state.jobs().submit(submission).await?;
-    drop(received);
+    let job = state.jobs().submit(submission, room).await?;
+    drop(bytes);
 
     let mode = prefer.mode(modes, state.settings().max_wait());
     let job = match mode {
@@ -147,7 +147,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 /// A body with its room in memory.
 pub(super) struct Received {
     pub(super) bytes: Bytes,
-    _room: Room,
+    pub(super) room: Room,
 }
 
 /// The whole body, bounded in bytes and time.
@@ -176,7 +176,7 @@ pub(super) async fn receive(state: &ApiState, headers: &HeaderMap, body: Body) -
                 bytes.extend_from_slice(&piece);
             }
         }
-        Ok(Received { bytes: bytes.freeze(), _room: room })
+        Ok(Received { bytes: bytes.freeze(), room })
     };
     tokio::time::timeout(timeout, receiving).await.unwrap_or_else(|_| {
         Err(Problem::new(REQUEST_TIMEOUT, format!("the body was not received within {} s", timeout.as_secs())))

@@ -12,7 +12,7 @@ pub(super) fn check(schema: &Value, mut document: Value, wrong: &mut Vec<String>
             return json!({});
         }
     };
-    let mut dropped = Vec::new();
+    let (mut unexpected_keys, mut dropped) = (Vec::new(), Vec::new());
     for error in validator.iter_errors(&document) {
         let pointer = error.instance_path().to_string();
         let place = match pointer.as_str() {
@@ -25,7 +25,7 @@ pub(super) fn check(schema: &Value, mut document: Value, wrong: &mut Vec<String>
                 let key = key.escape_debug();
                 wrong.push(format!("{place}: '{key}' is not a key of it; its keys are {known}"));
             }
-            dropped.extend(unexpected.iter().map(|key| format!("{pointer}/{}", escaped(key))));
+            unexpected_keys.extend(unexpected.iter().map(|key| (pointer.clone(), key.clone())));
         } else {
             // The value itself may be a secret: only its place is told.
             wrong.push(match words(schema, &error.schema_path().to_string()) {
@@ -33,6 +33,12 @@ pub(super) fn check(schema: &Value, mut document: Value, wrong: &mut Vec<String>
                 None => format!("{place}: {}", error.masked_with("the value")),
             });
             dropped.push(pointer);
+        }
+    }
+    // Without these the rest is as good as before, and is looked at further.
+    for (pointer, key) in &unexpected_keys {
+        if let Some(Value::Object(members)) = document.pointer_mut(pointer) {
+            members.shift_remove(key);
         }
     }
     for pointer in &dropped {
@@ -56,11 +62,6 @@ fn words(schema: &Value, path: &str) -> Option<String> {
     let word = |choice: &Value| choice.get("const").unwrap_or(choice).as_str().map(str::to_owned);
     let words: Option<Vec<String>> = schema.pointer(path)?.as_array()?.iter().map(word).collect();
     words.map(|words| words.join(", "))
-}
-
-/// A key as it stands in a JSON pointer.
-fn escaped(key: &str) -> String {
-    key.replace('~', "~0").replace('/', "~1")
 }
 
 /// Takes a place out of the document. Of an array everything goes, since the places of the others must not move, and an entry without a

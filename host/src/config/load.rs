@@ -252,6 +252,17 @@ mod tests {
     }
 
     #[test]
+    fn an_unknown_key_in_an_entry_hides_nothing() {
+        let wrong = wrong(
+            "access: {tokens: [{name: a, sha256: x, roles: [read], note: hi}, {name: b, sha256: short, roles: []}]}\n",
+            &[],
+        );
+        for place in ["access.tokens.0: 'note' is not a key", "access.tokens[0] ", "access.tokens[1] "] {
+            assert!(wrong.iter().any(|one| one.starts_with(place)), "{place} in {wrong:?}");
+        }
+    }
+
+    #[test]
     fn variables_win_over_the_file_and_have_the_key_s_type() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c.yaml");

@@ -63,27 +63,29 @@ impl ExecuteRequest {
             }
         };
         check_subscriber(members.get("subscriber"), &mut out);
+        out.truncate(MOST);
         if out.is_empty() { Ok(Self { inputs, outputs, response }) } else { Err(out) }
     }
 }
 
-/// Members that a client must have meant otherwise.
+/// Mistakes that are told at once.
+const MOST: usize = 100;
+
+/// Members that a client must have meant otherwise: misspelt ones, and inputs that stand where `inputs` should.
 fn check_members(members: &Map<String, Value>, out: &mut Vec<Violation>) {
-    // `process` is of version 2, `mode` of drafts of version 1.
-    const KNOWN: [&str; 6] = ["inputs", "outputs", "response", "subscriber", "process", "mode"];
-    for name in members.keys().filter(|name| !KNOWN.contains(&name.as_str())) {
-        let meant = match name.as_str() {
-            "input" => "inputs",
-            "output" => "outputs",
-            _ if members.contains_key("inputs") => continue,
-            _ => {
-                let message = "is not a member of an execute request: values of inputs stand in the member 'inputs'";
-                out.push(Violation::new(join("", name), message));
-                continue;
-            }
-        };
-        out.push(Violation::new(join("", name), format!("is not a member of an execute request; '{meant}' is")));
+    for (name, meant) in [("input", "inputs"), ("output", "outputs")] {
+        if members.contains_key(name) {
+            let message = format!("is not a member of an execute request; '{meant}' is");
+            out.push(Violation::new(join("", name), message));
+        }
     }
+    // `process` is of version 2, `mode` of drafts of version 1. A request that has any of these may have others, too.
+    const KNOWN: [&str; 8] = ["inputs", "outputs", "response", "subscriber", "process", "mode", "input", "output"];
+    if KNOWN.iter().any(|name| members.contains_key(*name)) {
+        return;
+    }
+    let message = "is not a member of an execute request: values of inputs stand in the member 'inputs'";
+    out.extend(members.keys().take(MOST).map(|name| Violation::new(join("", name), message)));
 }
 
 /// `subscriber.yaml`: an object of absolute URIs.
@@ -151,9 +153,15 @@ impl OutputSelection {
                 return Self(None);
             }
         };
-        Self(Some(
-            members.iter().map(|(id, wish)| (id.clone(), OutputRequest::read(wish, &join(at, id), out))).collect(),
-        ))
+        // Behind a hundred mistakes there is no request any more.
+        let mut chosen = BTreeMap::new();
+        for (id, wish) in members {
+            if out.len() >= MOST {
+                break;
+            }
+            chosen.insert(id.clone(), OutputRequest::read(wish, &join(at, id), out));
+        }
+        Self(Some(chosen))
     }
 
     /// Whether this output is asked for.
@@ -240,9 +248,21 @@ mod tests {
         assert_eq!(pointers(r#"{"name": "Ada"}"#), ["/name"]);
         assert_eq!(pointers(r#"{"inputs": {}, "output": {}}"#), ["/output"]);
         assert_eq!(pointers(r#"{"input": {"a": 1}}"#), ["/input"]);
-        // Of another version, or nothing that could be an input.
-        for body in [r#"{"inputs": {}, "id": "x", "process": "y", "mode": "async"}"#, r#"{"process": "y"}"#] {
+        // Of another version, or beside what is known.
+        for body in [
+            r#"{"inputs": {}, "id": "x", "process": "y", "mode": "async"}"#,
+            r#"{"process": "y"}"#,
+            r#"{"outputs": {}, "title": "z"}"#,
+        ] {
             assert!(ExecuteRequest::parse(body.as_bytes()).is_ok(), "{body}");
+        }
+    }
+
+    #[test]
+    fn no_more_is_told_than_anybody_reads() {
+        let members = (0..1000).map(|number| format!("\"m{number}\": 0")).collect::<Vec<_>>().join(", ");
+        for body in [format!("{{{members}}}"), format!(r#"{{"outputs": {{{members}}}, "response": 1}}"#)] {
+            assert_eq!(pointers(&body).len(), MOST);
         }
     }
 

@@ -69,8 +69,9 @@ fn fingerprint(request: &StoredRequest) -> Result<String, Error> {
 
 impl Jobs {
     /// Validates, authorizes, shapes, checks the policy, writes the row and launches the run. Answers the job, or the one of an earlier
-    /// request with the same `Idempotency-Key`, when the row is durable and the run was launched or will be.
-    pub async fn submit(self: &Arc<Self>, submission: Submission<'_>) -> Result<Job, Error> {
+    /// request with the same `Idempotency-Key`, when the row is durable and the run was launched or will be. `held` is dropped then: what
+    /// the request takes of the memory is taken until its task ends, whether its client waits or not.
+    pub async fn submit(self: &Arc<Self>, submission: Submission<'_>, held: impl Send + 'static) -> Result<Job, Error> {
         let prepared = self.prepare(&submission).await?;
         let plan = prepared.plan();
         let Prepared { process, request, caller, launch } = prepared;
@@ -104,7 +105,7 @@ impl Jobs {
         let place = Arc::clone(&self.starting).try_acquire_owned().map_err(|_| Error::Overloaded)?;
         let begun = self.tasks.spawn(async move {
             let begun = jobs.begin(new, launch).await;
-            drop(place);
+            drop((place, held));
             begun
         });
         begun.await.unwrap_or_else(|failed| Err(Error::Task(failed)))

@@ -358,8 +358,9 @@ impl Outcome {
 }
 
 impl Snapshot {
-    /// Gives each id to the first that asks for it. In the folder it stays with the file that has it: a new file of an earlier name, a copy
-    /// that was not edited, must not take over a process that is in use.
+    /// Gives each id to the first that asks for it. In the folder it stays with the file that has it, as long as this server runs: a new
+    /// file of an earlier name, a copy that was not edited, must not take over a process that is in use. A server that starts knows
+    /// nothing of that, and takes the first by name.
     fn give_ids(&mut self, before: &Self, outcomes: &[Outcome]) {
         for outcome in outcomes {
             let Some(process) = &outcome.process else { continue };

@@ -40,7 +40,8 @@ impl Source {
     }
 }
 
-/// Everything that is wanted, in the order of precedence: configuration, then the folder by file name.
+/// Everything that is wanted, in the order of precedence: configuration, then the folder by file name (but see
+/// `Snapshot::give_ids`).
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Desired {
     pub(super) items: Vec<Item>,

@@ -46,9 +46,14 @@ pub(crate) fn is_variable_name(name: &str) -> bool {
 pub(crate) fn is_quantity(text: &str) -> bool {
     let text = text.strip_prefix('+').unwrap_or(text);
     let (number, suffix) = text.split_at(text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len()));
-    let is_number = number.bytes().any(|c| c.is_ascii_digit()) && number.matches('.').count() <= 1;
+    let whole = number.split('.').next().unwrap_or_default();
+    let is_number = number.bytes().any(|c| c.is_ascii_digit()) && number.matches('.').count() <= 1 && whole.len() <= 18;
     let suffixes = ["", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
-    let is_exponent = || suffix.strip_prefix(['e', 'E']).is_some_and(|power| power.parse::<i8>().is_ok());
+    let is_exponent = || {
+        suffix
+            .strip_prefix(['e', 'E'])
+            .is_some_and(|power| power.parse::<i8>().is_ok_and(|power| power.unsigned_abs() <= 18))
+    };
     is_number && (suffixes.contains(&suffix) || is_exponent())
 }
 
@@ -104,7 +109,22 @@ mod tests {
         for text in ["1", "+.5", "0.5", "500m", "1.5Gi", "1e3", "2E-3", "8E", "1e+16", "7."] {
             assert!(is_quantity(text), "{text}");
         }
-        for text in ["", ".", "lots", "-1", "1 Gi", "1gi", "1.2.3", "1e", "1mm", "1e999", "1\u{661}", "Gi"] {
+        for text in [
+            "",
+            ".",
+            "lots",
+            "-1",
+            "1 Gi",
+            "1gi",
+            "1.2.3",
+            "1e",
+            "1mm",
+            "1e999",
+            "1e20",
+            "1\u{661}",
+            "Gi",
+            "1234567890123456789",
+        ] {
             assert!(!is_quantity(text), "{text}");
         }
     }

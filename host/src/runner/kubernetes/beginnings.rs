@@ -1,7 +1,8 @@
 //! Remembers where the logs of running containers begin, whether anybody follows them or not: a log that begins later when it is captured
 //! was rotated away by the kubelet, and the receipt says so.
 //!
-//! One small call a container, after its first seconds; a container that is silent is asked again at growing pauses.
+//! One small call a container, after its first seconds; a container that is silent, and one of which nothing could be learnt, is asked
+//! again at growing pauses.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,6 +28,8 @@ const AT_ONCE: usize = 4;
 
 /// Pauses between two questions about a container that has written nothing.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
+/// The first one after a question that was not answered: the kubelet may rotate the log in ten seconds.
+const SHORT_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// When a container is asked for again, and the pause behind that.
@@ -58,15 +61,26 @@ pub(super) async fn remember(cluster: Cluster, view: Arc<View>, stop: Cancellati
             }
         };
         let found = view.unremembered(AFTER, EACH_TICK, due);
-        let each = futures::stream::iter(found).for_each_concurrent(AT_ONCE, |(job_id, source, container)| {
+        let each = futures::stream::iter(found).map(|(job_id, source, container)| {
             let reader = Reader { cluster: cluster.clone(), view: Arc::clone(&view), job_id, follow: false };
             async move {
-                Log { reader: &reader, source: &source, container: &container, follow: false }.remember().await;
+                let log = Log { reader: &reader, source: &source, container: &container, follow: false };
+                let cause = log.remember().await.err()?;
+                tracing::debug!(job.id = %job_id, error = &cause as &dyn std::error::Error, "could not see where a log begins");
+                Some((source.uid.as_str().into(), container.name.as_ref().into()))
             }
         });
-        tokio::select! {
-            () = each => {}
+        let unanswered = each.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect::<Vec<_>>();
+        let unanswered = tokio::select! {
+            unanswered = unanswered => unanswered,
             () = stop.cancelled() => return,
+        };
+        for container in unanswered {
+            if let Some(again) = asked.get_mut(&container)
+                && again.1 == FIRST_PAUSE
+            {
+                *again = (Instant::now() + SHORT_PAUSE, SHORT_PAUSE);
+            }
         }
     }
 }

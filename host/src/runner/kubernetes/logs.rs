@@ -258,7 +258,8 @@ impl Reader {
                         return;
                     }
                     if !begun && follow && kept.is_none() {
-                        log.remember().await;
+                        // Who looks for the beginnings of all logs asks again.
+                        let _ = log.remember().await;
                     }
                     begun = true;
                     let Some(mut bytes) = behind(&mut skip, bytes) else { continue };
@@ -362,12 +363,13 @@ impl Log<'_> {
         Ok(time.and_then(|time| time.parse().ok()).map_or(Beginning::Unknown, Beginning::At))
     }
 
-    /// Notes where the log begins, for those who read it later.
-    pub(super) async fn remember(&self) {
-        if let Ok(Beginning::At(first)) = self.first_line().await {
+    /// Notes where the log begins, for those who read it later. An error: nobody has told whether it has begun.
+    pub(super) async fn remember(&self) -> Result<(), CallError> {
+        if let Beginning::At(first) = self.first_line().await? {
             let early = self.container.started.is_some_and(|started| Timestamp::now() <= started + LATE);
             self.reader.view.remember_first_line(&self.source.uid, &self.container.name, Kept { first, early });
         }
+        Ok(())
     }
 
     /// Whether the time of the first line tells anything. The kubelet looks every ten seconds for what it should rotate.
