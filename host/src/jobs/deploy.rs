@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Error, Jobs, Sources};
 use crate::core::Timestamp;
-use crate::processor::Desired;
+use crate::processor::{Desired, Offered};
 use crate::store::ProcessRow;
 
 /// Pause between attempts to keep a new processor when the database is not available.
@@ -22,7 +22,15 @@ impl Jobs {
                 fetched.insert(digest, bytes);
             }
         }
-        let prepared = self.registry.prepare(desired, &fetched).await;
+        // Later the registry knows itself whose each id is.
+        let offered: Offered = match self.registry.generation() {
+            0 => {
+                let open = self.store.open_processes().await?;
+                open.into_iter().map(|open| (open.id, (open.digest, open.config_sha256))).collect()
+            }
+            _ => Offered::new(),
+        };
+        let prepared = self.registry.prepare(desired, &fetched, &offered).await;
         for (digest, bytes) in &prepared.components {
             self.store.put_processor(*digest, bytes.clone()).await?;
         }

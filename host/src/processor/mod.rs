@@ -33,4 +33,4 @@ pub use load::Processor;
 pub use process::{Action, AskError, Caller, Denial, Process, ProcessorRequest};
 pub use registry::{Prepared, ProcessReport, Registry, ReportState};
 pub use settings::Settings;
-pub use sources::{Desired, Source, Sources};
+pub use sources::{Desired, Offered, Source, Sources};

@@ -18,7 +18,7 @@ use super::error::{ProcessorError, Refusal};
 use super::folder::Stamp;
 use super::load::Processor;
 use super::process::Process;
-use super::sources::{Desired, Fetched, Item, Source, Trouble, Wanted};
+use super::sources::{Desired, Fetched, Item, Offered, Source, Trouble, Wanted};
 use crate::core::{Digest, ProcessId, Timestamp};
 
 /// Whether something is offered.
@@ -175,8 +175,9 @@ impl Registry {
     }
 
     /// Makes ready what is wanted. Only what is new is read, compiled and described; what has not changed stays the very same
-    /// [`Process`]. `fetched` has the bytes of [`Desired::missing_digests`], as far as the store has them. One task prepares and commits.
-    pub async fn prepare(&self, desired: &Desired, fetched: &Fetched) -> Prepared {
+    /// [`Process`]. `fetched` has the bytes of [`Desired::missing_digests`], as far as the store has them, and `offered` says whose ids are
+    /// whose where this registry does not know. One task prepares and commits.
+    pub async fn prepare(&self, desired: &Desired, fetched: &Fetched, offered: &Offered) -> Prepared {
         let current = self.current.load_full();
         let mut work =
             Work { host: &self.host, current: &current, fetched, next: Snapshot::default(), bytes: HashMap::new() };
@@ -189,7 +190,7 @@ impl Registry {
             outcomes.push(outcome);
         }
         let Work { mut next, mut bytes, .. } = work;
-        next.settle_ids(&current, outcomes, desired.trouble.as_deref());
+        next.settle_ids(&current, outcomes, offered, desired.trouble.as_deref());
         let kept: HashSet<Digest> =
             next.outcomes.values().filter_map(|known| Some(known.process.as_ref()?.digest)).collect();
         next.processors.retain(|digest, _| kept.contains(digest));
@@ -358,25 +359,37 @@ impl Outcome {
 }
 
 impl Snapshot {
-    /// Gives each id to the first that asks for it. In the folder it stays with the file that has it, as long as this server runs: a new
-    /// file of an earlier name, a copy that was not edited, must not take over a process that is in use. A server that starts knows
-    /// nothing of that, and takes the first by name.
-    fn give_ids(&mut self, before: &Self, outcomes: &[Outcome]) {
+    /// Gives each id to the first that asks for it. In the folder it stays with the file that has it: a new file of an earlier name, a copy
+    /// that was not edited, must not take over a process that is in use. A server that starts, and another one with the same folder, knows
+    /// the file by the form in which it was offered last.
+    fn give_ids(&mut self, before: &Self, outcomes: &[Outcome], offered: &Offered) {
+        let is_offered = |process: &Process| {
+            offered
+                .get(&process.id)
+                .is_some_and(|(digest, config)| *digest == process.digest && *config == process.entry.sha256())
+        };
+        let mut kept = HashSet::new();
         for outcome in outcomes {
             let Some(process) = &outcome.process else { continue };
             let (source, name) = (outcome.item.source, &outcome.item.name);
-            let keeps = before.holders.get(&process.id).is_some_and(|(by, who)| *by == source && who == name);
+            let keeps = match before.holders.get(&process.id) {
+                Some((by, who)) => *by == source && who == name,
+                None => is_offered(process),
+            };
             match self.holders.get(&process.id) {
-                Some((first, _)) if !keeps || *first != source => {}
+                Some((first, _)) if !keeps || *first != source || kept.contains(&process.id) => {}
                 _ => drop(self.holders.insert(process.id.clone(), (source, name.clone()))),
+            }
+            if keeps {
+                kept.insert(process.id.clone());
             }
         }
     }
 
     /// Gives each id to one that asks for it, and writes the reports.
-    fn settle_ids(&mut self, before: &Self, outcomes: Vec<Outcome>, trouble: Option<&str>) {
+    fn settle_ids(&mut self, before: &Self, outcomes: Vec<Outcome>, offered: &Offered, trouble: Option<&str>) {
         let now = Timestamp::now();
-        self.give_ids(before, &outcomes);
+        self.give_ids(before, &outcomes, offered);
         let mut given = HashSet::new();
         for outcome in outcomes {
             let (source, name) = (outcome.item.source.as_str(), outcome.item.name.clone());

@@ -37,7 +37,7 @@ impl Bench {
         let followed = tokio::time::timeout(Duration::from_secs(60), async {
             loop {
                 let desired = self.sources.changed().await;
-                let prepared = self.registry.prepare(&desired, &Fetched::new()).await;
+                let prepared = self.registry.prepare(&desired, &Fetched::new(), &Offered::new()).await;
                 self.kept.extend(prepared.components.iter().map(|(digest, _)| *digest));
                 self.registry.commit(prepared);
                 if holds(&self.registry) {
@@ -204,14 +204,44 @@ async fn a_digest_is_fetched_from_the_store() {
     let registry = Registry::new(host().clone());
     let desired = sources.changed().await;
     assert_eq!(desired.missing_digests(), [digest]);
-    registry.commit(registry.prepare(&desired, &Fetched::new()).await);
+    registry.commit(registry.prepare(&desired, &Fetched::new(), &Offered::new()).await);
     assert!(reasons(&registry, "processes[0]").contains("ever deployed"), "{:?}", registry.reports());
     // Other bytes under this name are as good as none.
     let wrong = Fetched::from([(digest, guest("misbehaving"))]);
-    registry.commit(registry.prepare(&desired, &wrong).await);
+    registry.commit(registry.prepare(&desired, &wrong, &Offered::new()).await);
     assert!(ids(&registry).is_empty());
-    registry.commit(registry.prepare(&desired, &Fetched::from([(digest, bytes)])).await);
+    registry.commit(registry.prepare(&desired, &Fetched::from([(digest, bytes)]), &Offered::new()).await);
     assert_eq!(ids(&registry), ["hello-world"]);
-    let rows = registry.prepare(&desired, &Fetched::new()).await.rows().to_vec();
+    let rows = registry.prepare(&desired, &Fetched::new(), &Offered::new()).await.rows().to_vec();
     assert_eq!((rows.len(), rows[0].source, rows[0].digest), (1, "config", digest));
+}
+
+#[tokio::test]
+async fn a_server_that_starts_leaves_each_id_with_the_file_that_was_offered() {
+    let mut bench = Bench::new(vec![]);
+    for (name, image) in [("a", "first"), ("m", "second"), ("z", "third")] {
+        bench.copy("hello-world", &format!("{name}.wasm"));
+        std::fs::write(bench.path(&format!("{name}.yaml")), format!("config: {{image: '{image}'}}\n")).unwrap();
+    }
+    let digest = Digest::of(&guest("hello-world"));
+    let offered = |image: &str| (digest, entry(json!({ "image": image })).sha256());
+    let desired = loop {
+        let desired = bench.sources.changed().await;
+        let prepared = bench.registry.prepare(&desired, &Fetched::new(), &Offered::new()).await;
+        if prepared.reports().len() == 3 {
+            break desired;
+        }
+    };
+    for (offered, holder) in [(offered("second"), "m.wasm"), (offered("another"), "a.wasm")] {
+        let offered = Offered::from([("hello-world".parse().unwrap(), offered)]);
+        let registry = Registry::new(host().clone());
+        registry.commit(registry.prepare(&desired, &Fetched::new(), &offered).await);
+        let active: Vec<_> = registry
+            .reports()
+            .iter()
+            .filter(|report| matches!(report.state, ReportState::Active))
+            .map(|report| report.name.clone())
+            .collect();
+        assert_eq!(active, [holder]);
+    }
 }

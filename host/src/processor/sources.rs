@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::entry::ProcessEntry;
 use super::folder::{self, Scan, Stamp};
-use crate::core::Digest;
+use crate::core::{Digest, ProcessId};
 
 /// How long a file must be gone, or empty, before that counts.
 const GONE: Duration = Duration::from_secs(2);
@@ -186,6 +186,9 @@ impl Sources {
         true
     }
 }
+
+/// The form (digest, SHA-256 of the entry) in which each process was offered last, by this server before its start or by others.
+pub type Offered = HashMap<ProcessId, (Digest, String)>;
 
 /// Bytes by digest, as the caller fetched them from the store.
 pub type Fetched = HashMap<Digest, bytes::Bytes>;

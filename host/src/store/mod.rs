@@ -70,6 +70,17 @@ pub struct ProcessRow {
     pub config_sha256: String,
 }
 
+/// The form in which a process is offered, by this server or another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenProcess {
+    /// The process's id.
+    pub id: ProcessId,
+    /// The processor behind it.
+    pub digest: Digest,
+    /// As in [`ProcessRow`].
+    pub config_sha256: String,
+}
+
 /// The trait of both databases. Every method has a deadline of its own.
 #[async_trait]
 pub trait JobStore: Send + Sync {
@@ -144,6 +155,9 @@ pub trait JobStore: Send + Sync {
     /// Brings `process_history` up to date: opens a row for each process that was not offered in this form, closes those that are no
     /// longer offered.
     async fn record_processes(&self, offered: &[ProcessRow], at: Timestamp) -> Result<(), StoreError>;
+
+    /// What was offered last: the open rows of `process_history`, by id.
+    async fn open_processes(&self) -> Result<Vec<OpenProcess>, StoreError>;
 
     /// Ids of jobs whose row changed, after each commit. A receiver that lags must read what it waits for.
     fn changes(&self) -> broadcast::Receiver<JobId>;

@@ -9,7 +9,7 @@ use sqlx::sqlite::SqliteRow;
 use crate::core::job::{StoredRequest, UnfinishedJob};
 use crate::core::request::{OutputSelection, ResponseMode};
 use crate::core::{EndReason, Job, JobDetail, JobId, JobStatus, NewJob, OutputBody, OutputRecord, Timestamp};
-use crate::store::StoreError;
+use crate::store::{OpenProcess, StoreError};
 
 /// The columns of [`job`], in its order.
 pub(super) const JOB: &str =
@@ -147,6 +147,18 @@ pub(super) fn detail(row: &impl Cells) -> Result<JobDetail, StoreError> {
 }
 
 /// A row of `id, media_type, size, sha256, archive_key, body`.
+/// What [`open_process`] reads.
+pub(super) const OPEN_PROCESSES: &str =
+    "select id, digest, config_sha256 from processes where offered_until is null order by id";
+
+pub(super) fn open_process(row: &impl Cells) -> Result<OpenProcess, StoreError> {
+    Ok(OpenProcess {
+        id: parsed(row, 0, "processes.id")?,
+        digest: parsed(row, 1, "processes.digest")?,
+        config_sha256: row.text(2, "processes.config_sha256")?.to_owned(),
+    })
+}
+
 pub(super) fn output(row: &impl Cells) -> Result<OutputRecord, StoreError> {
     let size = row.integer(2, "job_outputs.size")?;
     let body = match row.text_if_any(4, "job_outputs.archive_key")? {

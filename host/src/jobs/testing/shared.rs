@@ -14,7 +14,7 @@ use crate::core::{
     Digest, FinalRecord, Job, JobDetail, JobFilter, JobId, JobPage, NewJob, OutputRecord, PageKey, Timestamp,
 };
 use crate::store::sqlite::SqliteStore;
-use crate::store::{JobStore, ProcessRow, StoreError};
+use crate::store::{JobStore, OpenProcess, ProcessRow, StoreError};
 
 pub(crate) struct SharedStore {
     inner: Arc<SqliteStore>,
@@ -114,5 +114,6 @@ through! {
     put_processor(digest: Digest, bytes: Bytes) -> ();
     processor(digest: Digest) -> Option<Bytes>;
     record_processes(offered: &[ProcessRow], at: Timestamp) -> ();
+    open_processes() -> Vec<OpenProcess>;
     ready() -> ();
 }

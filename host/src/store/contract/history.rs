@@ -34,10 +34,17 @@ pub(in crate::store) async fn processes_open_and_close(store: &dyn JobStore) {
     let both = [offer("a", "1"), offer("b", "1")];
     store.record_processes(&both, at(1_000)).await.unwrap();
     store.record_processes(&both, at(2_000)).await.unwrap();
+    let open = async || {
+        let open = store.open_processes().await.unwrap();
+        open.into_iter().map(|open| (open.id.to_string(), open.digest, open.config_sha256)).collect::<Vec<_>>()
+    };
+    let form = |row: &ProcessRow| (row.id.to_string(), row.digest, row.config_sha256.clone());
+    assert_eq!(open().await, both.each_ref().map(form));
     store.record_processes(&[offer("a", "2"), offer("b", "1")], at(3_000)).await.unwrap();
     store.record_processes(&[offer("a", "2")], at(4_000)).await.unwrap();
     store.record_processes(&both, at(5_000)).await.unwrap();
     store.record_processes(&[], at(6_000)).await.unwrap();
+    assert_eq!(open().await, []);
 }
 
 pub(in crate::store) async fn an_unknown_job_is_none(store: &dyn JobStore) {

@@ -31,7 +31,7 @@ use self::calls::Calls;
 use self::failure::{classify, classify_migration};
 use self::notices::Notices;
 use self::pool::{Door, Pool};
-use super::{JobStore, ProcessRow, StoreError};
+use super::{JobStore, OpenProcess, ProcessRow, StoreError};
 use crate::core::job::{Inserted, Transition, UnfinishedJob};
 use crate::core::{
     Digest, FinalRecord, Job, JobDetail, JobFilter, JobId, JobPage, NewJob, OutputRecord, PageKey, Timestamp,
@@ -262,6 +262,10 @@ impl JobStore for PostgresStore {
 
     async fn record_processes(&self, offered: &[ProcessRow], at: Timestamp) -> Result<(), StoreError> {
         self.calls.answer(&deployed::RecordProcesses { offered, at }).await
+    }
+
+    async fn open_processes(&self) -> Result<Vec<OpenProcess>, StoreError> {
+        self.calls.answer(&reads::OpenProcesses).await
     }
 
     fn changes(&self) -> broadcast::Receiver<JobId> {

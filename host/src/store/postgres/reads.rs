@@ -10,9 +10,9 @@ use super::failure::classify;
 use super::status::job_by_id;
 use crate::core::job::UnfinishedJob;
 use crate::core::{Digest, Job, JobDetail, JobFilter, JobId, JobPage, OutputRecord, PageKey, Timestamp};
-use crate::store::StoreError;
 use crate::store::list::{self, Bounds, Dialect, KEPT_BRANCHES, Plan, Source};
 use crate::store::rows::{self, Cells as _};
+use crate::store::{OpenProcess, StoreError};
 
 pub(super) struct OneJob(pub(super) JobId);
 
@@ -174,5 +174,17 @@ impl Call for Processor {
         let query = sqlx::query("select bytes from processors where digest = $1").bind(self.0.to_string());
         let row = query.fetch_optional(connection).await.map_err(classify)?;
         row.map(|row| row.bytes(0, "processors.bytes").map(Bytes::from)).transpose()
+    }
+}
+
+pub(super) struct OpenProcesses;
+
+#[async_trait]
+impl Call for OpenProcesses {
+    type Answer = Vec<OpenProcess>;
+
+    async fn run(&self, connection: &mut PgConnection) -> Result<Vec<OpenProcess>, StoreError> {
+        let found = sqlx::query(rows::OPEN_PROCESSES).fetch_all(connection).await;
+        found.map_err(classify)?.iter().map(rows::open_process).collect()
     }
 }

@@ -30,7 +30,7 @@ use tokio::task::JoinHandle;
 use self::failure::{classify, classify_migration};
 use self::writer::{Equipment, Work, Writer};
 use super::rows::{self, Cells as _};
-use super::{JobStore, ProcessRow, StoreError, list};
+use super::{JobStore, OpenProcess, ProcessRow, StoreError, list};
 use crate::core::job::{Inserted, Transition, UnfinishedJob};
 use crate::core::{
     Digest, FinalRecord, Job, JobDetail, JobFilter, JobId, JobPage, NewJob, OutputRecord, PageKey, Timestamp,
@@ -361,6 +361,14 @@ impl JobStore for SqliteStore {
 
     async fn record_processes(&self, offered: &[ProcessRow], at: Timestamp) -> Result<(), StoreError> {
         self.write(deployed::RecordProcesses::new(offered, at)?).await
+    }
+
+    async fn open_processes(&self) -> Result<Vec<OpenProcess>, StoreError> {
+        self.within(async {
+            let found = sqlx::query(rows::OPEN_PROCESSES).fetch_all(&mut *self.reader().await?).await;
+            found.map_err(classify)?.iter().map(rows::open_process).collect()
+        })
+        .await
     }
 
     fn changes(&self) -> broadcast::Receiver<JobId> {
