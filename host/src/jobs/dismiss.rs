@@ -25,7 +25,7 @@ impl Jobs {
         self.ask_process(&job, asker, Action::Dismiss).await?;
         if job.status.is_final() {
             // A dismissal that was recorded and not carried out is carried out now.
-            self.runner.cancel(job.id).await?;
+            self.stop_stray(job.id).await?;
             return self.remove(job).await;
         }
         let mut message = format!("dismissed by {}", asker.principal.subject);

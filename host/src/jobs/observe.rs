@@ -16,7 +16,7 @@ impl Jobs {
         let change = Transition { job_id: id, status: JobStatus::Running, message: None, reason: None, at: started };
         match self.store.transition(change).await? {
             None => tracing::warn!(job.id = %id, "a run has no job in this database; it is left alone"),
-            Some((job, _)) if job.status.is_final() => self.runner.cancel(id).await?,
+            Some((job, _)) if job.status.is_final() => self.stop_stray(id).await?,
             Some((_, true)) => failpoint::hit("observe-started"),
             Some((_, false)) => {}
         }
@@ -45,7 +45,7 @@ impl Jobs {
         let job = self.store.job(id).await?;
         match &job {
             None => tracing::warn!(job.id = %id, "a run has no job in this database; it is left alone"),
-            Some(job) if job.status.is_final() => self.runner.cancel(id).await?,
+            Some(job) if job.status.is_final() => self.stop_stray(id).await?,
             Some(_) => {}
         }
         Ok(job)
@@ -83,9 +83,27 @@ pub struct Followed {
 
 #[cfg(test)]
 mod tests {
-    use crate::jobs::Settings;
-    use crate::jobs::testing::Bench;
+    use crate::core::Timestamp;
+    use crate::jobs::testing::{Bench, Log, well};
+    use crate::jobs::{Pulse, Settings};
     use crate::store::JobStore as _;
+
+    /// A note may be kept back, by a database that is away, say, until all is over.
+    #[tokio::test]
+    async fn a_late_note_does_not_stop_a_run_that_was_captured() {
+        let bench = Bench::open(Settings::default()).await;
+        let done = bench.ran(Log::Whole("PYGEOAPI_K8S_MANAGER_RESULT_START\ndone")).await;
+        bench.jobs.finish(done, &well(), Pulse::default(), ()).await.unwrap();
+        let failed = bench.accepted().await.id;
+        bench.fail(failed).await;
+        for id in [done, failed] {
+            bench.jobs.run_is_incomplete(id).await.unwrap();
+            bench.jobs.run_waits(id, None).await.unwrap();
+            bench.jobs.run_started(id, Timestamp::now(), None).await.unwrap();
+        }
+        bench.jobs.stop_strays(&[done, failed]).await.unwrap();
+        assert_eq!(*bench.runs.cancelled.lock().unwrap(), [failed; 4]);
+    }
 
     #[tokio::test]
     async fn what_a_run_waited_for_is_over_when_it_says_so() {

@@ -35,17 +35,26 @@ impl Jobs {
         }
     }
 
-    /// Stops those of `live`, runs that have not ended, whose jobs are final: a dismissal whose server died before it could stop the run,
-    /// say. It can be repeated. One run's trouble is logged and does not keep the others.
+    /// Stops those of `live`, runs that have not ended, whose jobs are final and not captured: a dismissal whose server died before it
+    /// could stop the run, say. It can be repeated. One run's trouble is logged and does not keep the others.
     pub async fn stop_strays(&self, live: &[JobId]) -> Result<(), Error> {
         for part in live.chunks(STRAYS) {
-            for id in self.store.ended(part).await? {
+            for id in self.store.uncaptured(part).await? {
                 if let Err(cause) = self.runner.cancel(id).await {
                     tracing::warn!(job.id = %id, error = &cause as &dyn std::error::Error, "could not stop the run of a job that has ended; tried again later");
                 }
             }
         }
         Ok(())
+    }
+
+    /// Stops the run of a job that is final, if it goes on. One that was captured has ended, however late it is observed: the Job of a
+    /// run that went well is not deleted.
+    pub(super) async fn stop_stray(&self, id: JobId) -> Result<(), Error> {
+        if self.store.uncaptured(&[id]).await?.is_empty() {
+            return Ok(());
+        }
+        Ok(self.runner.cancel(id).await?)
     }
 
     /// The age at which a row without a run is looked after while the server runs: long enough for a launch under way.
@@ -104,7 +113,7 @@ impl Jobs {
             }
             let why = "the server stopped before the run was launched, and secret inputs are not kept: send the request again";
             self.fail_unlaunched(job.id, why.to_owned()).await?;
-            self.runner.cancel(job.id).await?; // what a launch may have begun
+            self.stop_stray(job.id).await?; // what a launch may have begun
             return Ok(());
         }
         let inputs = &detail.request.inputs;

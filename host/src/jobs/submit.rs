@@ -244,7 +244,7 @@ impl Jobs {
             let why = "the database did not confirm the job in time, and its client was told so".to_owned();
             let given_up = match self.fail_unlaunched(id, why).await {
                 // Another replica may have found the row and launched it.
-                Ok(Some(_)) => self.runner.cancel(id).await.map_err(Error::from),
+                Ok(Some(_)) => self.stop_stray(id).await,
                 other => other.map(drop),
             };
             match given_up {

@@ -109,7 +109,7 @@ through! {
     unclaim(id: JobId, owner: &str) -> ();
     unfinished(before: Timestamp, after: Option<JobId>, limit: u32) -> Vec<UnfinishedJob>;
     finalized(ids: &[JobId]) -> Vec<JobId>;
-    ended(ids: &[JobId]) -> Vec<JobId>;
+    uncaptured(ids: &[JobId]) -> Vec<JobId>;
     known(ids: &[JobId]) -> Vec<JobId>;
     put_processor(digest: Digest, bytes: Bytes) -> ();
     processor(digest: Digest) -> Option<Bytes>;

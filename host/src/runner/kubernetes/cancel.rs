@@ -4,26 +4,29 @@ use futures::future::try_join_all;
 use k8s_openapi::api::batch::v1::Job;
 
 use super::cluster::Cluster;
-use super::names::is_ours;
+use super::names::{FINALIZER, is_ours};
 use super::view::{PodRef, View};
 use crate::core::{JobId, RunState};
 use crate::runner::RunnerError;
 
 pub(super) async fn cancel(cluster: &Cluster, view: &View, id: JobId) -> Result<(), RunnerError> {
-    if matches!(view.state(id), Some(RunState::Ended(_))) {
+    let state = view.state(id);
+    if matches!(state, Some(RunState::Ended(_))) {
         return Ok(());
     }
-    delete_job(cluster, id).await?;
+    delete_job(cluster, id, state.as_ref()).await?;
     // The garbage collector waits for the Job to be gone, and that waits for us. Pods that the view does not know yet it deletes itself.
     delete_pods(cluster, &view.pods(id)).await
 }
 
-/// Deletes our Job of this id, unless it has finished.
-pub(super) async fn delete_job(cluster: &Cluster, id: JobId) -> Result<(), RunnerError> {
+/// Deletes our Job of this id, unless it has finished. `state` is what the view says of its run: where that is nothing, the run is too new
+/// for it, or was let go, and then its Job stays for as long as its time to live says.
+pub(super) async fn delete_job(cluster: &Cluster, id: JobId, state: Option<&RunState>) -> Result<(), RunnerError> {
     let (jobs, name) = (cluster.jobs(), cluster.names.job(id));
     let found = cluster.call(|| jobs.get_opt(&name)).await.map_err(|error| error.into_unavailable("read the Job"))?;
     let Some(job) = found.filter(|job| is_ours(&job.metadata, &cluster.names, id)) else { return Ok(()) };
-    if job.metadata.deletion_timestamp.is_some() || has_finished(&job) {
+    let is_held = || job.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER);
+    if job.metadata.deletion_timestamp.is_some() || has_finished(&job) || (state.is_none() && !is_held()) {
         return Ok(());
     }
     let uid = job.metadata.uid.unwrap_or_default();

@@ -19,13 +19,14 @@ use crate::runner::RunnerError;
 const ATTEMPTS: u32 = 5;
 
 pub(super) async fn release(cluster: &Cluster, view: &View, id: JobId) -> Result<(), RunnerError> {
-    if matches!(view.state(id), Some(RunState::Incomplete | RunState::Waiting { .. } | RunState::Running { .. })) {
+    let state = view.state(id);
+    if matches!(state, Some(RunState::Incomplete | RunState::Waiting { .. } | RunState::Running { .. })) {
         return Err(RunnerError::Refused(format!("the run of job {id} has not ended")));
     }
     let pods = view.pods(id);
     if pods.is_empty() || pods.iter().any(|pod| !pod.terminated) {
         // It never started, or it was given up: a Job that stays would make another pod.
-        delete_job(cluster, id).await?;
+        delete_job(cluster, id, state.as_ref()).await?;
         delete_pods(cluster, &pods).await?;
     }
     let held = pods.iter().filter(|pod| pod.held);

@@ -57,7 +57,7 @@ pub(in crate::store) async fn outputs_are_kept_byte_for_byte(store: &dyn JobStor
     assert_eq!(store.outputs(JobId::new()).await.unwrap(), []);
 }
 
-pub(in crate::store) async fn only_final_jobs_have_ended(store: &dyn JobStore) {
+pub(in crate::store) async fn what_is_final_was_captured_or_not(store: &dyn JobStore) {
     let open = accepted(store).await;
     let dismissed = accepted(store).await;
     store.transition(to(dismissed, Dismissed, 2_000)).await.unwrap();
@@ -67,10 +67,10 @@ pub(in crate::store) async fn only_final_jobs_have_ended(store: &dyn JobStore) {
     store.finish(record(done, Successful, Vec::new())).await.unwrap();
     let unknown = JobId::new();
     let asked = [open, dismissed, bare, done, unknown];
-    let found: BTreeSet<_> = store.ended(&asked).await.unwrap().into_iter().collect();
-    assert_eq!(found, BTreeSet::from([dismissed, bare, done]));
+    let found: BTreeSet<_> = store.uncaptured(&asked).await.unwrap().into_iter().collect();
+    assert_eq!(found, BTreeSet::from([dismissed, bare]));
     assert_eq!(store.finalized(&asked).await.unwrap(), [done], "with a record");
-    assert_eq!(store.ended(&[]).await.unwrap(), []);
+    assert_eq!(store.uncaptured(&[]).await.unwrap(), []);
     let known: BTreeSet<_> = store.known(&asked).await.unwrap().into_iter().collect();
     let rows: BTreeSet<_> = asked.iter().copied().filter(|id| *id != unknown).collect();
     assert_eq!(known, rows);
@@ -112,6 +112,6 @@ pub(in crate::store) async fn a_record_behind_a_removal_is_not_lost(store: &dyn 
     let after = store.finish(record(id, Successful, outputs)).await.unwrap().unwrap();
     assert_eq!((after.status, after.removed), (Dismissed, Some(at(3_000))));
     assert_eq!(store.outputs(id).await.unwrap(), [], "removed is removed");
-    assert_eq!(store.ended(&[id]).await.unwrap(), [id], "its run can go");
+    assert_eq!(store.finalized(&[id]).await.unwrap(), [id], "its run can go");
     assert_eq!(store.remove(id, at(4_000)).await.unwrap(), Some(vec!["results/b".to_owned(), format!("logs/{id}")]));
 }

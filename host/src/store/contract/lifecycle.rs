@@ -214,7 +214,7 @@ pub(in crate::store) async fn many_writers_lose_nothing(store: &dyn JobStore) {
         assert_eq!(store.job(*id).await.unwrap().unwrap().status, *status);
     }
     let ids: Vec<_> = lived.iter().map(|(id, _)| *id).collect();
-    assert_eq!(store.ended(&ids).await.unwrap().len(), 200);
+    assert_eq!(store.finalized(&ids).await.unwrap().len(), 200);
     assert_eq!(store.unfinished(at(i64::MAX), None, 1_000).await.unwrap(), []);
 }
 

@@ -19,7 +19,7 @@ macro_rules! contract {
                 one_winner_for_one_key, a_late_event_cannot_revive, what_it_waited_for_is_over_when_it_runs, one_winner_of_many_transitions, reports_reach_open_jobs_only,
                 claims_expire, unfinished_jobs_come_in_pages, changes_are_told_after_the_commit, many_writers_lose_nothing;
             ending: a_final_record_is_written_once, a_dismissed_job_keeps_its_status, outputs_are_kept_byte_for_byte,
-                only_final_jobs_have_ended, a_record_needs_the_claim_that_it_names, removal_answers_the_keys_each_time, a_record_behind_a_removal_is_not_lost;
+                what_is_final_was_captured_or_not, a_record_needs_the_claim_that_it_names, removal_answers_the_keys_each_time, a_record_behind_a_removal_is_not_lost;
             history: processors_are_kept_by_digest, processes_open_and_close, an_unknown_job_is_none, it_is_ready;
             listing: any_filter_lists_what_it_must, many_processes_are_listed, pages_stand_still_while_rows_come,
                 nothing_outside_is_listed;

@@ -244,8 +244,8 @@ impl JobStore for PostgresStore {
         self.calls.answer(&reads::Finalized(ids)).await
     }
 
-    async fn ended(&self, ids: &[JobId]) -> Result<Vec<JobId>, StoreError> {
-        self.calls.answer(&reads::Ended(ids)).await
+    async fn uncaptured(&self, ids: &[JobId]) -> Result<Vec<JobId>, StoreError> {
+        self.calls.answer(&reads::Uncaptured(ids)).await
     }
 
     async fn known(&self, ids: &[JobId]) -> Result<Vec<JobId>, StoreError> {

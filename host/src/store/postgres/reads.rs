@@ -135,15 +135,15 @@ impl Call for Finalized<'_> {
     }
 }
 
-pub(super) struct Ended<'i>(pub(super) &'i [JobId]);
+pub(super) struct Uncaptured<'i>(pub(super) &'i [JobId]);
 
 #[async_trait]
-impl Call for Ended<'_> {
+impl Call for Uncaptured<'_> {
     type Answer = Vec<JobId>;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Vec<JobId>, StoreError> {
         let ids: Vec<_> = self.0.iter().map(JobId::to_string).collect();
-        let found = sqlx::query("select id from jobs where id = any($1) and finished is not null")
+        let found = sqlx::query("select id from jobs where id = any($1) and finished is not null and receipt is null")
             .bind(ids)
             .fetch_all(connection)
             .await;

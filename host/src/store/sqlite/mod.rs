@@ -322,10 +322,11 @@ impl JobStore for SqliteStore {
         .await
     }
 
-    async fn ended(&self, ids: &[JobId]) -> Result<Vec<JobId>, StoreError> {
+    async fn uncaptured(&self, ids: &[JobId]) -> Result<Vec<JobId>, StoreError> {
         self.within(async {
             let found = sqlx::query(
-                "select id from jobs where id in (select value from json_each(?1)) and finished is not null",
+                "select id from jobs where id in (select value from json_each(?1)) \
+                 and finished is not null and receipt is null",
             )
             .bind(rows::ids_json(ids)?)
             .fetch_all(&mut *self.reader().await?)
