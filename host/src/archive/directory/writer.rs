@@ -107,7 +107,10 @@ impl FileWriter {
             return Err(failed());
         }
         if let Some(mut writing) = self.writing.take() {
-            return join(&mut writing, self.deadline).await;
+            // On some file systems a flush keeps writes waiting until it is through.
+            let is_flushing = self.flushing.as_ref().is_some_and(|flushing| !flushing.is_finished());
+            let deadline = if is_flushing { self.finish_deadline } else { self.deadline };
+            return join(&mut writing, deadline).await;
         }
         self.sink.take().ok_or_else(failed)
     }
@@ -301,6 +304,28 @@ mod tests {
         }
         drop(release);
         is_given_up(writer, root.path()).await;
+    }
+
+    #[tokio::test]
+    async fn a_write_behind_a_long_flush_has_the_time_of_the_flush() {
+        let root = tempfile::tempdir().unwrap();
+        let mut writer = begin(root.path());
+        let sink = writer.settled().await.unwrap();
+        writer.deadline = Duration::from_millis(20);
+        let (release, hold) = std::sync::mpsc::channel::<()>();
+        writer.flushing = Some(tokio::task::spawn_blocking(move || {
+            let _ = hold.recv();
+            Ok(())
+        }));
+        writer.writing = Some(tokio::task::spawn_blocking(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            Ok(sink)
+        }));
+        writer.sink = Some(writer.settled().await.unwrap());
+        drop(release);
+        write(&mut writer, 1).await.unwrap();
+        Box::new(writer).finish().await.unwrap();
+        assert_eq!(fs::metadata(root.path().join("object")).unwrap().len(), MIB as u64);
     }
 
     #[tokio::test]

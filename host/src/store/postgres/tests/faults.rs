@@ -69,7 +69,7 @@ async fn connections_that_the_server_ended_are_replaced_unseen() {
 async fn a_silent_network_ends_at_the_deadline() {
     let Some(database) = Database::create().await else { return };
     let proxy = database.proxy().await;
-    let settings = Settings { connections: 2, deadline_ms: 300, ..settings() };
+    let settings = Settings { connections: 2, deadline_ms: 1_000, ..settings() };
     let store = PostgresStore::open(&database.url_by(proxy.address), &settings).await.unwrap();
     store.insert(job("hello", "ann", 1_000)).await.unwrap();
     proxy.set(Line::Silent);
