@@ -194,7 +194,10 @@ fn checking_stays_within_its_memory() {
         // In a process of its own, since the memory of other tests would count.
         let name = "jobs::outputs::tests::checking_stays_within_its_memory";
         let mut again = std::process::Command::new(std::env::current_exe().unwrap());
-        let ended = again.args(["--exact", name, "--nocapture"]).env(ALONE, "1").status().unwrap();
+        // What is freed goes back to the system: what an allocator keeps for later is not what a check needs.
+        let plain =
+            [("MALLOC_ARENA_MAX", "1"), ("MALLOC_TRIM_THRESHOLD_", "65536"), ("MALLOC_MMAP_THRESHOLD_", "65536")];
+        let ended = again.args(["--exact", name, "--nocapture"]).env(ALONE, "1").envs(plain).status().unwrap();
         assert!(ended.success());
         return;
     }
@@ -247,7 +250,7 @@ fn checking_stays_within_its_memory() {
         }
         let grown = figure("VmHWM:").saturating_sub(idle);
         eprintln!("{name}: {} KiB, {} KiB above what it was", size / 1024, grown / 1024);
-        assert!(grown <= 2 * MEMORY, "{name}: {grown}");
+        assert!(grown <= MEMORY, "{name}: {grown}");
     }
 }
 
