@@ -234,16 +234,16 @@ async fn an_image_that_cannot_be_pulled() {
 async fn an_image_that_cannot_be_pulled_behind_an_init_container() {
     let init = "init_containers:\n  - { name: fetch, image: busybox:1.36, command: [echo, fetched] }";
     let missing = process("missing", TEXT, init, RESULT).replacen("busybox:1.36", "nowhere.example/none:1", 1);
-    let settings = "kubernetes: { start_timeout_seconds: 15 }\n";
+    let settings = "kubernetes: { start_timeout_seconds: 30 }\n";
     let Some(field) = Field::open(settings, &[missing]) else { return };
     let id = field.submit("missing").await;
-    until("the reason", Duration::from_secs(60), || async {
+    until("the reason", Duration::from_secs(90), || async {
         let job = field.client().job(&id).await;
         let said = job["message"].as_str().is_some_and(|message| message.contains("cannot be pulled: "));
         (job["status"] == "running" && said).then_some(())
     })
     .await;
-    let words = ["not started within 15 s", "nowhere.example/none:1", "cannot be pulled"];
+    let words = ["not started within 30 s", "nowhere.example/none:1", "cannot be pulled"];
     field.is(&id, Verdict::failure("StartError", &words, "==> container fetch <==\nfetched\n")).await;
     all_let_go(&field.cluster).await;
 }
