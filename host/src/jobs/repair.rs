@@ -15,6 +15,9 @@ const PAGE: u32 = 500;
 /// Runs whose rows are looked at in one read.
 const STRAYS: usize = 1_000;
 
+/// A run whose record is younger may be seen as it was before its end: by a list, a note that comes late, another replica.
+const SEEN_LATE: Duration = Duration::from_secs(30);
+
 impl Jobs {
     /// Looks after every unfinished job older than `age` that is not among `runs`, the runner's list. One job's trouble is
     /// logged and does not keep the others.
@@ -35,11 +38,12 @@ impl Jobs {
         }
     }
 
-    /// Stops those of `live`, runs that have not ended, whose jobs are final and not captured: a dismissal whose server died before it
-    /// could stop the run, say. It can be repeated. One run's trouble is logged and does not keep the others.
+    /// Stops those of `live`, runs that have not ended, whose jobs are final: a dismissal whose server died before it could stop the run,
+    /// say, or a run that was given up and started all the same. It can be repeated. One run's trouble is logged and does not keep the
+    /// others.
     pub async fn stop_strays(&self, live: &[JobId]) -> Result<(), Error> {
         for part in live.chunks(STRAYS) {
-            for id in self.store.uncaptured(part).await? {
+            for id in self.store.strays(part, Timestamp::now() - SEEN_LATE).await? {
                 if let Err(cause) = self.runner.cancel(id).await {
                     tracing::warn!(job.id = %id, error = &cause as &dyn std::error::Error, "could not stop the run of a job that has ended; tried again later");
                 }
@@ -48,10 +52,10 @@ impl Jobs {
         Ok(())
     }
 
-    /// Stops the run of a job that is final, if it goes on. One that was captured has ended, however late it is observed: the Job of a
-    /// run that went well is not deleted.
+    /// Stops the run of a job that is final, if it goes on. One that was captured just now has ended, whatever was seen of it before: the
+    /// Job of a run that went well is not deleted. Should it go on all the same, [`Jobs::stop_strays`] sees it later.
     pub(super) async fn stop_stray(&self, id: JobId) -> Result<(), Error> {
-        if self.store.uncaptured(&[id]).await?.is_empty() {
+        if self.store.strays(&[id], Timestamp::now() - SEEN_LATE).await?.is_empty() {
             return Ok(());
         }
         Ok(self.runner.cancel(id).await?)
@@ -98,6 +102,11 @@ impl Jobs {
         }
         // Behind the row: a run that the row tells of was there before it.
         if !matches!(self.runner.state(job.id).await?, None | Some(RunState::Incomplete)) {
+            return Ok(());
+        }
+        // It may have run, been recorded and let go between the two.
+        let now = self.store.job(job.id).await?;
+        if now.is_none_or(|now| now.updated != detail.job.updated || now.status != detail.job.status) {
             return Ok(());
         }
         if detail.job.status == JobStatus::Running {

@@ -244,11 +244,14 @@ impl Jobs {
             let why = "the database did not confirm the job in time, and its client was told so".to_owned();
             let given_up = match self.fail_unlaunched(id, why).await {
                 // Another replica may have found the row and launched it.
-                Ok(Some(_)) => self.stop_stray(id).await,
-                other => other.map(drop),
+                Ok(Some(_)) => self.stop_stray(id).await.map(|()| true),
+                // One writer does all in order: the row never comes. From elsewhere it may yet, out of a network that was silent.
+                Ok(None) => Ok(!self.store.is_shared()),
+                Err(cause) => Err(cause),
             };
             match given_up {
-                Ok(()) => return,
+                Ok(true) => return,
+                Ok(false) => {}
                 Err(cause) => {
                     tracing::warn!(job.id = %id, error = &cause as &dyn std::error::Error, "could not give up a job");
                 }
@@ -304,7 +307,31 @@ impl Jobs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::jobs::testing::request;
+    use crate::jobs::Settings;
+    use crate::jobs::testing::{Bench, SOON, new_job, request};
+    use crate::store::JobStore as _;
+
+    /// A network that was silent may deliver what was sent long ago.
+    #[tokio::test]
+    async fn a_row_that_comes_after_its_client_was_refused_is_given_up() {
+        let bench = Bench::open(Settings::default()).await;
+        let new = new_job();
+        let id = new.id;
+        let held = bench.jobs.launching.hold(id);
+        let jobs = Arc::clone(&bench.jobs);
+        let given_up = tokio::spawn(async move { jobs.give_up(id, held).await });
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(!given_up.is_finished(), "it looks again");
+        bench.store.insert(new).await.unwrap();
+        tokio::time::timeout(SOON, given_up).await.unwrap().unwrap();
+        assert_eq!(bench.store.job(id).await.unwrap().unwrap().status, JobStatus::Failed);
+        assert_eq!(*bench.runs.cancelled.lock().unwrap(), [id]);
+        // Where one writer does all in order there is nothing to wait for.
+        bench.store.is_left_alone();
+        let unknown = JobId::new();
+        let soon = Duration::from_millis(400);
+        tokio::time::timeout(soon, bench.jobs.give_up(unknown, bench.jobs.launching.hold(unknown))).await.unwrap();
+    }
 
     #[test]
     fn a_request_is_the_same_whatever_became_of_the_process() {

@@ -53,7 +53,7 @@ pub(crate) struct Bench {
     pub(crate) store: Arc<SharedStore>,
     pub(crate) archive: Arc<DirectoryArchive>,
     pub(crate) runs: Arc<Runs>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// Longer than anything here takes.
@@ -82,26 +82,12 @@ impl Bench {
             settings,
             capture: capture::Settings::default(),
         });
-        Self { jobs, store, archive, runs, _folder: folder }
+        Self { jobs, store, archive, runs, folder }
     }
 
     /// An accepted job of one container, whose process declares one text.
     pub(crate) async fn accepted(&self) -> Job {
-        let plan = serde_json::json!({ "containers": [{ "name": "main", "image": "busybox:1.36" }] });
-        let new = NewJob {
-            id: JobId::new(),
-            process_id: "count".parse().unwrap(),
-            process_version: "1.0.0".to_owned(),
-            processor_digest: Digest::of(b"count"),
-            caller: "ann".to_owned(),
-            idempotency: None,
-            request: request(),
-            plan: serde_json::from_value::<JobPlan>(plan).unwrap(),
-            nonce: None,
-            relaunchable: true,
-            runner: "local".to_owned(),
-            created: Timestamp::now(),
-        };
+        let new = new_job();
         let id = new.id;
         self.store.insert(new).await.unwrap();
         self.store.job(id).await.unwrap().unwrap()
@@ -114,11 +100,39 @@ impl Bench {
         id
     }
 
+    /// Puts the time at which a job's record was written back to the beginning of 1970.
+    pub(crate) async fn recorded_long_ago(&self, id: JobId) {
+        use sqlx::Connection as _;
+        let url = format!("sqlite:{}", self.folder.path().join("test.db").display());
+        let mut database = sqlx::SqliteConnection::connect(&url).await.unwrap();
+        let update = sqlx::query("update jobs set recorded = 1 where id = ? and recorded is not null");
+        assert_eq!(update.bind(id.to_string()).execute(&mut database).await.unwrap().rows_affected(), 1);
+    }
+
     /// Ends a job without a run, whether the database is away or not.
     pub(crate) async fn fail(&self, id: JobId) {
         let (status, at) = (JobStatus::Failed, Timestamp::now());
         let change = Transition { job_id: id, status, message: None, reason: None, at };
         self.store.inner().transition(change).await.unwrap();
+    }
+}
+
+/// A job of one container, whose process declares one text.
+pub(crate) fn new_job() -> NewJob {
+    let plan = serde_json::json!({ "containers": [{ "name": "main", "image": "busybox:1.36" }] });
+    NewJob {
+        id: JobId::new(),
+        process_id: "count".parse().unwrap(),
+        process_version: "1.0.0".to_owned(),
+        processor_digest: Digest::of(b"count"),
+        caller: "ann".to_owned(),
+        idempotency: None,
+        request: request(),
+        plan: serde_json::from_value::<JobPlan>(plan).unwrap(),
+        nonce: None,
+        relaunchable: true,
+        runner: "local".to_owned(),
+        created: Timestamp::now(),
     }
 }
 

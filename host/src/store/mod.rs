@@ -140,8 +140,9 @@ pub trait JobStore: Send + Sync {
     /// Those of `ids` that have a receipt and a final status: their runs can be released.
     async fn finalized(&self, ids: &[JobId]) -> Result<Vec<JobId>, StoreError>;
 
-    /// Those of `ids` whose status is final and that have no receipt: a run of theirs that goes on is to be stopped.
-    async fn uncaptured(&self, ids: &[JobId]) -> Result<Vec<JobId>, StoreError>;
+    /// Those of `ids` whose status is final and that have no receipt, or one that was recorded before `before`: a run of theirs that goes
+    /// on is to be stopped.
+    async fn strays(&self, ids: &[JobId], before: Timestamp) -> Result<Vec<JobId>, StoreError>;
 
     /// Those of `ids` that have a row, removed ones too.
     async fn known(&self, ids: &[JobId]) -> Result<Vec<JobId>, StoreError>;

@@ -7,6 +7,7 @@ use super::*;
 use crate::archive::Archive as _;
 use crate::jobs::Settings;
 use crate::jobs::testing::{Bench, Log, SOON, well};
+use crate::runner::Runner as _;
 use crate::store::JobStore as _;
 
 const LOG: &str = "before\nPYGEOAPI_K8S_MANAGER_RESULT_START\na,b\n";
@@ -166,4 +167,26 @@ async fn outputs_of_an_earlier_attempt_are_removed() {
     put(&bench, &output_key(id, 0), "left").await;
     assert_eq!(bench.jobs.finish(id, &well(), Pulse::default(), ()).await.unwrap(), Finished::Done);
     assert!(matches!(bench.archive.read(&output_key(id, 0), None).await, Err(ArchiveError::NotFound(_))));
+}
+
+/// A launch whose answer was late may take the claim for a moment, where no replica renews one.
+#[tokio::test]
+async fn a_run_whose_record_was_refused_is_not_let_go() {
+    let bench = Bench::open(Settings { claim_seconds: 1, ..Settings::default() }).await;
+    bench.store.is_left_alone();
+    let id = bench.ran(Log::Slow(LOG, Duration::from_millis(700))).await;
+    let jobs = Arc::clone(&bench.jobs);
+    let finishing = tokio::spawn(async move { jobs.finish(id, &well(), Pulse::default(), ()).await });
+    bench.store.claimed(1).await;
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    assert!(
+        bench.store.claim(id, "launch", Duration::from_secs(60)).await.unwrap(),
+        "that of the finalizer has run out"
+    );
+    bench.store.unclaim(id, "launch").await.unwrap();
+    assert_eq!(finishing.await.unwrap().unwrap(), Finished::Claimed);
+    assert!(bench.runs.state(id).await.unwrap().is_some(), "its log can be read again");
+    assert_eq!(bench.jobs.finish(id, &well(), Pulse::default(), ()).await.unwrap(), Finished::Done);
+    let (detail, text) = recorded(&bench, id).await;
+    assert_eq!((detail.job.status, text.as_deref()), (JobStatus::Successful, Some("a,b\n")));
 }

@@ -1,4 +1,4 @@
-//! A real database that says that replicas share it, and that is away while a test says so.
+//! A real database that says that replicas share it, unless a test says otherwise, and that is away while a test says so.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,13 +19,20 @@ use crate::store::{JobStore, OpenProcess, ProcessRow, StoreError};
 pub(crate) struct SharedStore {
     inner: Arc<SqliteStore>,
     is_away: AtomicBool,
+    is_alone: AtomicBool,
     refused: watch::Sender<usize>,
     claims: watch::Sender<usize>,
 }
 
 impl SharedStore {
     pub(crate) fn over(inner: Arc<SqliteStore>) -> Self {
-        Self { inner, is_away: AtomicBool::new(false), refused: watch::Sender::new(0), claims: watch::Sender::new(0) }
+        Self {
+            inner,
+            is_away: AtomicBool::new(false),
+            is_alone: AtomicBool::new(false),
+            refused: watch::Sender::new(0),
+            claims: watch::Sender::new(0),
+        }
     }
 
     /// The database behind it, which is never away.
@@ -35,6 +42,11 @@ impl SharedStore {
 
     pub(crate) fn goes_away(&self) {
         self.is_away.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on nobody shares it.
+    pub(crate) fn is_left_alone(&self) {
+        self.is_alone.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn comes_back(&self) {
@@ -86,7 +98,7 @@ macro_rules! through {
             }
 
             fn is_shared(&self) -> bool {
-                true
+                !self.is_alone.load(Ordering::Relaxed)
             }
 
             async fn shutdown(&self) {
@@ -109,7 +121,7 @@ through! {
     unclaim(id: JobId, owner: &str) -> ();
     unfinished(before: Timestamp, after: Option<JobId>, limit: u32) -> Vec<UnfinishedJob>;
     finalized(ids: &[JobId]) -> Vec<JobId>;
-    uncaptured(ids: &[JobId]) -> Vec<JobId>;
+    strays(ids: &[JobId], before: Timestamp) -> Vec<JobId>;
     known(ids: &[JobId]) -> Vec<JobId>;
     put_processor(digest: Digest, bytes: Bytes) -> ();
     processor(digest: Digest) -> Option<Bytes>;

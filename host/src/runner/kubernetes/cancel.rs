@@ -10,13 +10,14 @@ use crate::core::{JobId, RunState};
 use crate::runner::RunnerError;
 
 pub(super) async fn cancel(cluster: &Cluster, view: &View, id: JobId) -> Result<(), RunnerError> {
-    let state = view.state(id);
-    if matches!(state, Some(RunState::Ended(_))) {
+    let (state, pods) = (view.state(id), view.pods(id));
+    // One that was given up before it started has ended for us, and may start yet.
+    if matches!(state, Some(RunState::Ended(_))) && !pods.is_empty() && pods.iter().all(|pod| pod.terminated) {
         return Ok(());
     }
     delete_job(cluster, id, state.as_ref()).await?;
     // The garbage collector waits for the Job to be gone, and that waits for us. Pods that the view does not know yet it deletes itself.
-    delete_pods(cluster, &view.pods(id)).await
+    delete_pods(cluster, &pods).await
 }
 
 /// Deletes our Job of this id, unless it has finished. `state` is what the view says of its run: where that is nothing, the run is too new

@@ -136,6 +136,10 @@ async fn what_cannot_start_fails_in_time() {
         let exit = impatient.end(id).await;
         assert_eq!((exit.reason, exit.started), (EndReason::StartError, None), "{exit:?}");
         assert!(exit.message.starts_with("not started within 4 s: no node takes its pod: "), "{exit:?}");
+        // A node may come yet: who stops it must not be told that there is nothing to stop.
+        impatient.cancel(id).await.unwrap();
+        let job = runner.cluster.jobs().get(&runner.cluster.names.job(id)).await.unwrap();
+        assert!(job.metadata.deletion_timestamp.is_some(), "{job:?}");
         impatient.gone(id).await;
 
         let none = json!({ "metadata": { "name": "none" }, "spec": { "hard": { "pods": "0" } } });

@@ -67,10 +67,12 @@ pub(in crate::store) async fn what_is_final_was_captured_or_not(store: &dyn JobS
     store.finish(record(done, Successful, Vec::new())).await.unwrap();
     let unknown = JobId::new();
     let asked = [open, dismissed, bare, done, unknown];
-    let found: BTreeSet<_> = store.uncaptured(&asked).await.unwrap().into_iter().collect();
-    assert_eq!(found, BTreeSet::from([dismissed, bare]));
+    let found: BTreeSet<_> = store.strays(&asked, at(0)).await.unwrap().into_iter().collect();
+    assert_eq!(found, BTreeSet::from([dismissed, bare]), "the record of the other is not as old");
+    let found: BTreeSet<_> = store.strays(&asked, at(i64::MAX)).await.unwrap().into_iter().collect();
+    assert_eq!(found, BTreeSet::from([dismissed, bare, done]));
     assert_eq!(store.finalized(&asked).await.unwrap(), [done], "with a record");
-    assert_eq!(store.uncaptured(&[]).await.unwrap(), []);
+    assert_eq!(store.strays(&[], at(i64::MAX)).await.unwrap(), []);
     let known: BTreeSet<_> = store.known(&asked).await.unwrap().into_iter().collect();
     let rows: BTreeSet<_> = asked.iter().copied().filter(|id| *id != unknown).collect();
     assert_eq!(known, rows);

@@ -244,8 +244,8 @@ impl JobStore for PostgresStore {
         self.calls.answer(&reads::Finalized(ids)).await
     }
 
-    async fn uncaptured(&self, ids: &[JobId]) -> Result<Vec<JobId>, StoreError> {
-        self.calls.answer(&reads::Uncaptured(ids)).await
+    async fn strays(&self, ids: &[JobId], before: Timestamp) -> Result<Vec<JobId>, StoreError> {
+        self.calls.answer(&reads::Strays { ids, before }).await
     }
 
     async fn known(&self, ids: &[JobId]) -> Result<Vec<JobId>, StoreError> {

@@ -135,18 +135,24 @@ impl Call for Finalized<'_> {
     }
 }
 
-pub(super) struct Uncaptured<'i>(pub(super) &'i [JobId]);
+pub(super) struct Strays<'i> {
+    pub(super) ids: &'i [JobId],
+    pub(super) before: Timestamp,
+}
 
 #[async_trait]
-impl Call for Uncaptured<'_> {
+impl Call for Strays<'_> {
     type Answer = Vec<JobId>;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Vec<JobId>, StoreError> {
-        let ids: Vec<_> = self.0.iter().map(JobId::to_string).collect();
-        let found = sqlx::query("select id from jobs where id = any($1) and finished is not null and receipt is null")
-            .bind(ids)
-            .fetch_all(connection)
-            .await;
+        let ids: Vec<_> = self.ids.iter().map(JobId::to_string).collect();
+        let found = sqlx::query(
+            "select id from jobs where id = any($1) and finished is not null and (receipt is null or recorded < $2)",
+        )
+        .bind(ids)
+        .bind(self.before.as_millis())
+        .fetch_all(connection)
+        .await;
         found.map_err(classify)?.iter().map(rows::id).collect()
     }
 }

@@ -322,13 +322,14 @@ impl JobStore for SqliteStore {
         .await
     }
 
-    async fn uncaptured(&self, ids: &[JobId]) -> Result<Vec<JobId>, StoreError> {
+    async fn strays(&self, ids: &[JobId], before: Timestamp) -> Result<Vec<JobId>, StoreError> {
         self.within(async {
             let found = sqlx::query(
                 "select id from jobs where id in (select value from json_each(?1)) \
-                 and finished is not null and receipt is null",
+                 and finished is not null and (receipt is null or recorded < ?2)",
             )
             .bind(rows::ids_json(ids)?)
+            .bind(before.as_millis())
             .fetch_all(&mut *self.reader().await?)
             .await;
             found.map_err(classify)?.iter().map(rows::id).collect()
