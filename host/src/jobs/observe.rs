@@ -104,7 +104,7 @@ mod tests {
         bench.jobs.stop_strays(&[done, failed]).await.unwrap();
         assert_eq!(*bench.runs.cancelled.lock().unwrap(), [failed; 4]);
         // Given up before it started, say, and started all the same.
-        bench.recorded_long_ago(done).await;
+        bench.store.inner().recorded_long_ago(done).await;
         bench.jobs.stop_strays(&[done]).await.unwrap();
         assert_eq!(bench.runs.cancelled.lock().unwrap().last(), Some(&done));
     }

@@ -53,7 +53,7 @@ pub(crate) struct Bench {
     pub(crate) store: Arc<SharedStore>,
     pub(crate) archive: Arc<DirectoryArchive>,
     pub(crate) runs: Arc<Runs>,
-    folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
 }
 
 /// Longer than anything here takes.
@@ -82,7 +82,7 @@ impl Bench {
             settings,
             capture: capture::Settings::default(),
         });
-        Self { jobs, store, archive, runs, folder }
+        Self { jobs, store, archive, runs, _folder: folder }
     }
 
     /// An accepted job of one container, whose process declares one text.
@@ -98,15 +98,6 @@ impl Bench {
         let id = self.accepted().await.id;
         self.runs.set(id, log);
         id
-    }
-
-    /// Puts the time at which a job's record was written back to the beginning of 1970.
-    pub(crate) async fn recorded_long_ago(&self, id: JobId) {
-        use sqlx::Connection as _;
-        let url = format!("sqlite:{}", self.folder.path().join("test.db").display());
-        let mut database = sqlx::SqliteConnection::connect(&url).await.unwrap();
-        let update = sqlx::query("update jobs set recorded = 1 where id = ? and recorded is not null");
-        assert_eq!(update.bind(id.to_string()).execute(&mut database).await.unwrap().rows_affected(), 1);
     }
 
     /// Ends a job without a run, whether the database is away or not.

@@ -22,6 +22,26 @@ async fn open() -> (Arc<SqliteStore>, TempDir) {
 
 contract!(open);
 
+struct RecordedLongAgo(JobId);
+
+#[async_trait]
+impl Work for RecordedLongAgo {
+    type Answer = u64;
+
+    async fn apply(&self, connection: &mut SqliteConnection, _: &mut Vec<JobId>) -> Result<u64, StoreError> {
+        let update = sqlx::query("update jobs set recorded = 1 where id = ? and recorded is not null");
+        let done = update.bind(self.0.to_string()).execute(connection).await;
+        Ok(done.map_err(classify)?.rows_affected())
+    }
+}
+
+impl SqliteStore {
+    /// Puts the time at which a job's record was written back to the beginning of 1970.
+    pub(crate) async fn recorded_long_ago(&self, id: JobId) {
+        assert_eq!(self.writer.submit(RecordedLongAgo(id)).await.unwrap(), 1, "it has a record");
+    }
+}
+
 /// A statement of a test, on the writer's connection.
 struct Raw(&'static str);
 
