@@ -4,7 +4,7 @@ use futures::future::try_join_all;
 use k8s_openapi::api::batch::v1::Job;
 
 use super::cluster::Cluster;
-use super::names::{FINALIZER, is_ours};
+use super::names::{is_held, is_ours};
 use super::view::{PodRef, View};
 use crate::core::{JobId, RunState};
 use crate::runner::RunnerError;
@@ -26,8 +26,7 @@ pub(super) async fn delete_job(cluster: &Cluster, id: JobId, state: Option<&RunS
     let (jobs, name) = (cluster.jobs(), cluster.names.job(id));
     let found = cluster.call(|| jobs.get_opt(&name)).await.map_err(|error| error.into_unavailable("read the Job"))?;
     let Some(job) = found.filter(|job| is_ours(&job.metadata, &cluster.names, id)) else { return Ok(()) };
-    let is_held = || job.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER);
-    if job.metadata.deletion_timestamp.is_some() || has_finished(&job) || (state.is_none() && !is_held()) {
+    if job.metadata.deletion_timestamp.is_some() || has_finished(&job) || (state.is_none() && !is_held(&job.metadata)) {
         return Ok(());
     }
     let uid = job.metadata.uid.unwrap_or_default();

@@ -13,7 +13,7 @@ use kube::core::{ObjectList, PartialObjectMeta};
 use super::cluster::Cluster;
 use super::connect::{OpenError, connect_from};
 use super::failure::CallError;
-use super::names::{FINALIZER, INCOMPLETE, JOB_ID};
+use super::names::{INCOMPLETE, JOB_ID, is_held};
 use super::settings::Settings;
 use super::{release, rights, scope};
 use crate::core::Timestamp;
@@ -103,7 +103,7 @@ fn following(page: &ListParams, token: Option<String>) -> Option<ListParams> {
 /// The object, if it is one of a job's.
 fn found_object(kind: ObjectKind, meta: ObjectMeta, stage: Stage) -> Option<FoundObject> {
     let job_id = meta.labels.as_ref()?.get(JOB_ID)?.parse().ok()?;
-    let held = meta.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER);
+    let held = is_held(&meta);
     let created = meta.creation_timestamp.as_ref().map_or(Timestamp::from_millis(0), moment);
     Some(FoundObject { job_id, kind, name: meta.name?, uid: meta.uid?, created, held, stage })
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::cluster::Cluster;
 use super::failure::CallError;
-use super::names::{INCOMPLETE, QUEUE, is_ours};
+use super::names::{FINALIZER, INCOMPLETE, QUEUE, is_held, is_ours};
 use super::object::{self, Contents};
 use super::view::View;
 use crate::failpoint;
@@ -39,6 +39,13 @@ pub(super) async fn launch(cluster: &Cluster, view: &View, launch: &Launch) -> R
         return Err(RunnerError::Refused(format!(
             "namespace '{}' has a Job '{name}' that is not of this server",
             cluster.namespace
+        )));
+    }
+    if job.deletion_timestamp.is_none() && !is_held(&job) {
+        // Nobody observes it, so that its job would wait until its time to live is over, and then run once more.
+        return Err(RunnerError::Refused(format!(
+            "somebody has let Job '{name}' go: it is without the finalizer '{FINALIZER}', so that its log may be gone before it is kept; \
+             send the request again"
         )));
     }
     failpoint::hit("kubernetes-job-created");

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use k8s_openapi::api::core::v1::{Namespace, Pod, ResourceQuota, Secret, ServiceAccount};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams};
 use serde_json::value::RawValue;
@@ -167,6 +168,22 @@ async fn what_is_not_ours_is_left_alone() {
         let job = runner.job(launch.job_id).await.unwrap();
         assert!(job.metadata.deletion_timestamp.is_none() && finalizers(&job.metadata) == ["example.com/other"]);
         assert!(!runner.exists(launch.job_id).await.unwrap());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_job_that_somebody_let_go_does_not_count_as_launched() {
+    on_a_cluster("let-go", |runner| async move {
+        let launch = contract::launch(plan(&["sleep 600"]));
+        let id = launch.job_id;
+        runner.launch(&launch).await.unwrap();
+        let free = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
+        let name = runner.cluster.names.job(id);
+        runner.cluster.jobs().patch(&name, &PatchParams::default(), &free).await.unwrap();
+        let refused = runner.launch(&launch).await.unwrap_err();
+        assert!(matches!(&refused, RunnerError::Refused(why) if why.contains(names::FINALIZER)), "{refused}");
+        runner.let_go(id).await;
     })
     .await;
 }

@@ -41,7 +41,6 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::ListParams;
 use tokio_util::sync::CancellationToken;
 
@@ -103,19 +102,16 @@ impl KubernetesRunner {
     /// consequences.
     async fn exists(&self, id: JobId) -> Result<bool, RunnerError> {
         const WHAT: &str = "look for a run";
-        let is_held = |object: &ObjectMeta| {
-            object.finalizers.as_ref().is_some_and(|all| all.iter().any(|finalizer| finalizer == names::FINALIZER))
-        };
         let name = self.cluster.names.job(id);
         let job = self.cluster.metadata::<Job>(&name).await.map_err(|error| error.into_unavailable(WHAT))?;
-        if job.is_some_and(|job| names::is_ours(&job, &self.cluster.names, id) && is_held(&job)) {
+        if job.is_some_and(|job| names::is_ours(&job, &self.cluster.names, id) && names::is_held(&job)) {
             return Ok(true);
         }
         let selector = format!("{},{}={id}", self.cluster.names.selector(), names::JOB_ID);
         let (pods, wanted) = (self.cluster.pods(), ListParams::default().labels(&selector).limit(100));
         let found = self.cluster.call(|| pods.list_metadata(&wanted)).await;
         let found = found.map_err(|error| error.into_unavailable(WHAT))?;
-        Ok(found.items.iter().any(|pod| is_held(&pod.metadata)))
+        Ok(found.items.iter().any(|pod| names::is_held(&pod.metadata)))
     }
 }
 

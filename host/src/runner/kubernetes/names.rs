@@ -73,6 +73,11 @@ impl Names {
     }
 }
 
+/// Whether our finalizer holds the object.
+pub(super) fn is_held(object: &ObjectMeta) -> bool {
+    object.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER)
+}
+
 /// Whether this is an object that a server of this instance made for this job.
 pub(super) fn is_ours(object: &ObjectMeta, names: &Names, id: JobId) -> bool {
     let label = |key: &str| object.labels.as_ref().and_then(|labels| labels.get(key)).map(String::as_str);
