@@ -28,27 +28,24 @@ impl Jobs {
 
     /// A run waits; `message` says what for. Without one it waits for nothing special, whatever it waited for before.
     pub async fn run_waits(&self, id: JobId, message: Option<String>) -> Result<(), Error> {
-        let job = self.job_of_waiting(id).await?;
-        if job.is_some_and(|job| job.status == JobStatus::Accepted && message != job.message) {
-            self.store.report(id, None, Some(message.unwrap_or_default()), Timestamp::now()).await?;
-        }
-        Ok(())
+        let job = self.store.wait(id, message, Timestamp::now()).await?;
+        self.is_waiting(id, job).await
     }
 
     /// A run's launch was begun and not finished. What its job waits for is not known to the run.
     pub async fn run_is_incomplete(&self, id: JobId) -> Result<(), Error> {
-        self.job_of_waiting(id).await.map(drop)
+        let job = self.store.job(id).await?;
+        self.is_waiting(id, job).await
     }
 
-    /// The job of a run that has not started. One that has ended meanwhile needs no run: it is stopped.
-    async fn job_of_waiting(&self, id: JobId) -> Result<Option<Job>, Error> {
-        let job = self.store.job(id).await?;
-        match &job {
+    /// A run has not started. If its job has ended meanwhile it needs no run: it is stopped.
+    async fn is_waiting(&self, id: JobId, job: Option<Job>) -> Result<(), Error> {
+        match job {
             None => tracing::warn!(job.id = %id, "a run has no job in this database; it is left alone"),
             Some(job) if job.status.is_final() => self.stop_stray(id).await?,
             Some(_) => {}
         }
-        Ok(job)
+        Ok(())
     }
 
     /// A container said how far it is.

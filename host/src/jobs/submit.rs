@@ -212,7 +212,7 @@ impl Jobs {
             Err(cause) => {
                 tracing::warn!(job.id = %job.id, error = &cause as &dyn std::error::Error, "could not launch; tried again later");
                 let message = "waiting: the runner is not available; the job is launched when it is".to_owned();
-                let noted = self.store.report(job.id, None, Some(message.clone()), Timestamp::now()).await;
+                let noted = self.store.wait(job.id, Some(message.clone()), Timestamp::now()).await;
                 if noted.is_ok() {
                     job.message = Some(message);
                 }

@@ -114,6 +114,10 @@ pub trait JobStore: Send + Sync {
         at: Timestamp,
     ) -> Result<(), StoreError>;
 
+    /// Sets what a job waits for that is accepted, or that it waits for nothing special; otherwise does nothing. Answers the job as it
+    /// stands afterwards; `None` for an unknown job.
+    async fn wait(&self, id: JobId, message: Option<String>, at: Timestamp) -> Result<Option<Job>, StoreError>;
+
     /// Writes the final record: status (unless already final), exit, receipt, outputs and event, in one transaction. Doing it again
     /// changes nothing. Answers the job as it stands afterwards; `None` for an unknown job.
     async fn finish(&self, record: FinalRecord) -> Result<Option<Job>, StoreError>;

@@ -15,6 +15,9 @@ use crate::store::{OpenProcess, StoreError};
 pub(super) const JOB: &str =
     "id, process_id, status, message, progress, caller, created, started, finished, updated, removed, guarded";
 
+/// How many they are.
+pub(super) const JOB_COLUMNS: usize = 12;
+
 /// The columns of [`detail`] behind those of [`JOB`].
 pub(super) const DETAIL: &str = "process_version, processor_digest, inputs, requested_outputs, response, plan, nonce, \
      relaunchable, reason, exit_code, receipt, declared_outputs";

@@ -115,6 +115,7 @@ through! {
     list(filter: &JobFilter, after: Option<PageKey>, limit: u32) -> JobPage;
     outputs(id: JobId) -> Vec<OutputRecord>;
     transition(change: Transition) -> Option<(Job, bool)>;
+    wait(id: JobId, message: Option<String>, at: Timestamp) -> Option<Job>;
     report(id: JobId, progress: Option<u8>, message: Option<String>, at: Timestamp) -> ();
     finish(record: FinalRecord) -> Option<Job>;
     remove(id: JobId, at: Timestamp) -> Option<Vec<String>>;

@@ -98,9 +98,20 @@ pub(in crate::store) async fn a_late_event_cannot_revive(store: &dyn JobStore) {
 
 pub(in crate::store) async fn what_it_waited_for_is_over_when_it_runs(store: &dyn JobStore) {
     let id = accepted(store).await;
-    store.report(id, None, Some("waiting: no node has room".to_owned()), at(1_500)).await.unwrap();
+    for (message, when) in [(Some("waiting: no node has room"), 1_200), (None, 1_300), (Some("waiting: quota"), 1_500)]
+    {
+        for when in [when, 1_900] {
+            let answered = store.wait(id, message.map(str::to_owned), at(when)).await.unwrap().unwrap();
+            assert_eq!(answered, store.job(id).await.unwrap().unwrap());
+        }
+        let seen = store.job(id).await.unwrap().unwrap();
+        assert_eq!((seen.message.as_deref(), seen.updated), (message, at(when)), "told once");
+    }
     let (running, _) = store.transition(Transition { message: None, ..to(id, Running, 2_000) }).await.unwrap().unwrap();
     assert_eq!(running.message, None);
+    let late = store.wait(id, Some("waiting: the runner is not available".to_owned()), at(2_200)).await.unwrap();
+    assert_eq!((late.as_ref(), store.job(id).await.unwrap()), (Some(&running), late.clone()), "said too late");
+    assert_eq!(store.wait(JobId::new(), None, at(2_200)).await.unwrap(), None);
     store.report(id, None, Some("half of it".to_owned()), at(2_500)).await.unwrap();
     let (failed, _) = store.transition(Transition { message: None, ..to(id, Failed, 3_000) }).await.unwrap().unwrap();
     assert_eq!(failed.message.as_deref(), Some("half of it"), "what it did last is kept");

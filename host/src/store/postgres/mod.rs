@@ -207,6 +207,12 @@ impl JobStore for PostgresStore {
         Ok(())
     }
 
+    async fn wait(&self, id: JobId, message: Option<String>, at: Timestamp) -> Result<Option<Job>, StoreError> {
+        let (job, is_changed) = self.calls.answer(&status::Wait { id, message, at }).await?;
+        self.tell(id, is_changed);
+        Ok(job)
+    }
+
     async fn finish(&self, record: FinalRecord) -> Result<Option<Job>, StoreError> {
         let done = self.calls.run(&finish::Finish::new(record)?).await?;
         let (job, is_recorded) = done.answer;

@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use sqlx::Row as _;
 use sqlx::postgres::PgConnection;
 
 use super::calls::Call;
@@ -100,6 +101,43 @@ impl Call for Report {
         .await
         .map_err(classify)?;
         Ok(written.rows_affected() > 0)
+    }
+}
+
+/// What an accepted job waits for. One that runs has other things to say, however late this comes.
+pub(super) struct Wait {
+    pub(super) id: JobId,
+    pub(super) message: Option<String>,
+    pub(super) at: Timestamp,
+}
+
+/// The job, whether it changed or not: behind its columns stands which.
+static WAIT: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "with changed as ( \
+             update jobs set message = $2, updated = greatest(updated, $3) \
+             where id = $1 and status = 'accepted' and message is distinct from $2 returning {JOB}) \
+         select {JOB}, true from changed \
+         union all select {JOB}, false from jobs where id = $1 and not exists (select from changed)"
+    )
+});
+
+#[async_trait]
+impl Call for Wait {
+    type Answer = (Option<Job>, bool);
+    const WRITES: bool = true;
+
+    async fn run(&self, connection: &mut PgConnection) -> Result<(Option<Job>, bool), StoreError> {
+        let found = sqlx::query(WAIT.as_str())
+            .bind(self.id.to_string())
+            .bind(clean(self.message.as_deref()))
+            .bind(self.at.as_millis())
+            .fetch_optional(connection)
+            .await
+            .map_err(classify)?;
+        let Some(row) = found else { return Ok((None, false)) };
+        let is_changed = row.try_get(rows::JOB_COLUMNS).map_err(classify)?;
+        Ok((Some(rows::job(&row)?), is_changed))
     }
 }
 

@@ -33,7 +33,7 @@ use super::rows::{self, Cells as _};
 use super::{JobStore, OpenProcess, ProcessRow, StoreError, list};
 use crate::core::job::{Inserted, Transition, UnfinishedJob};
 use crate::core::{
-    Digest, FinalRecord, Job, JobDetail, JobFilter, JobId, JobPage, NewJob, OutputRecord, PageKey, Timestamp,
+    Digest, FinalRecord, Job, JobDetail, JobFilter, JobId, JobPage, JobStatus, NewJob, OutputRecord, PageKey, Timestamp,
 };
 
 /// How the embedded database is run.
@@ -269,6 +269,15 @@ impl JobStore for SqliteStore {
             return Ok(());
         }
         self.write(status::Report { id, progress, message, at }).await
+    }
+
+    async fn wait(&self, id: JobId, message: Option<String>, at: Timestamp) -> Result<Option<Job>, StoreError> {
+        // A read costs the one writer nothing, and mostly there is nothing new to say.
+        let job = self.job(id).await?;
+        if job.as_ref().is_some_and(|job| job.status == JobStatus::Accepted && job.message != message) {
+            return self.write(status::Wait { id, message, at }).await;
+        }
+        Ok(job)
     }
 
     async fn finish(&self, record: FinalRecord) -> Result<Option<Job>, StoreError> {

@@ -107,6 +107,47 @@ impl Work for Report {
     }
 }
 
+/// What an accepted job waits for. One that runs has other things to say, however late this comes.
+pub(super) struct Wait {
+    pub(super) id: JobId,
+    pub(super) message: Option<String>,
+    pub(super) at: Timestamp,
+}
+
+static WAIT: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "update jobs set message = ?2, updated = max(updated, ?3) \
+         where id = ?1 and status = 'accepted' and message is not ?2 returning {JOB}"
+    )
+});
+
+#[async_trait]
+impl Work for Wait {
+    type Answer = Option<Job>;
+
+    async fn apply(
+        &self,
+        connection: &mut SqliteConnection,
+        changed: &mut Vec<JobId>,
+    ) -> Result<Option<Job>, StoreError> {
+        let id = self.id.to_string();
+        let found = sqlx::query(WAIT.as_str())
+            .bind(&id)
+            .bind(clean(self.message.as_deref()))
+            .bind(self.at.as_millis())
+            .fetch_optional(&mut *connection)
+            .await
+            .map_err(classify)?;
+        match found {
+            Some(row) => {
+                changed.push(self.id);
+                Ok(Some(rows::job(&row)?))
+            }
+            None => job_by_id(connection, &id).await,
+        }
+    }
+}
+
 /// Takes the work on a job for a time. The file has one server, and its clock is the database's.
 pub(super) struct Claim {
     pub(super) id: JobId,
