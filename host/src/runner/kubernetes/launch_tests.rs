@@ -183,7 +183,6 @@ async fn a_job_that_somebody_let_go_does_not_count_as_launched() {
         runner.cluster.jobs().patch(&name, &PatchParams::default(), &free).await.unwrap();
         let refused = runner.launch(&launch).await.unwrap_err();
         assert!(matches!(&refused, RunnerError::Refused(why) if why.contains(names::FINALIZER)), "{refused}");
-        runner.let_go(id).await;
     })
     .await;
 }

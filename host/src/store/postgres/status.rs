@@ -128,16 +128,21 @@ impl Call for Wait {
     const WRITES: bool = true;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<(Option<Job>, bool), StoreError> {
+        let (id, message) = (self.id.to_string(), clean(self.message.as_deref()));
         let found = sqlx::query(WAIT.as_str())
-            .bind(self.id.to_string())
-            .bind(clean(self.message.as_deref()))
+            .bind(&id)
+            .bind(&message)
             .bind(self.at.as_millis())
-            .fetch_optional(connection)
+            .fetch_optional(&mut *connection)
             .await
             .map_err(classify)?;
         let Some(row) = found else { return Ok((None, false)) };
-        let is_changed = row.try_get(rows::JOB_COLUMNS).map_err(classify)?;
-        Ok((Some(rows::job(&row)?), is_changed))
+        let (job, is_changed): (Job, bool) = (rows::job(&row)?, row.try_get(rows::JOB_COLUMNS).map_err(classify)?);
+        if !is_changed && job.status == JobStatus::Accepted && job.message.as_deref() != message.as_deref() {
+            // Not changed although it should have been: the update waited for another's, and the row is the one from before that.
+            return Ok((job_by_id(connection, &id).await?, false));
+        }
+        Ok((Some(job), is_changed))
     }
 }
 

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::broadcast::error::TryRecvError;
 
 use super::fixture::{Database, Line, open, settings, until};
-use crate::core::JobStatus::{Running, Successful};
-use crate::store::contract::fixture::{job, record, to};
+use crate::core::JobStatus::{Dismissed, Running, Successful};
+use crate::store::contract::fixture::{at, job, record, to};
 use crate::store::postgres::{PostgresStore, Settings};
 use crate::store::{JobStore, StoreError};
 
@@ -108,6 +108,23 @@ async fn a_lock_and_a_full_queue_are_told() {
     sqlx::raw_sql("rollback").execute(&mut other).await.unwrap();
     store.insert(job("hello", "ann", 1)).await.unwrap();
     store.ready().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waited_for_another_answers_the_job_as_that_left_it() {
+    let Some((store, database)) = open().await else { return };
+    let new = job("hello", "ann", 1_000);
+    let id = new.id;
+    store.insert(new).await.unwrap();
+    let mut other = database.connect().await;
+    let dismiss = format!("begin; update jobs set status = 'dismissed', finished = 2000 where id = '{id}'");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(dismiss)).execute(&mut other).await.unwrap();
+    let waiting = tokio::spawn(async move { store.wait(id, Some("waiting: quota".to_owned()), at(1_500)).await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!waiting.is_finished());
+    sqlx::raw_sql("commit").execute(&mut other).await.unwrap();
+    let answered = waiting.await.unwrap().unwrap().unwrap();
+    assert_eq!((answered.status, answered.message), (Dismissed, None));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
