@@ -212,9 +212,9 @@ impl Jobs {
             Err(cause) => {
                 tracing::warn!(job.id = %job.id, error = &cause as &dyn std::error::Error, "could not launch; tried again later");
                 let message = "waiting: the runner is not available; the job is launched when it is".to_owned();
-                let noted = self.store.wait(job.id, Some(message.clone()), Timestamp::now()).await;
-                if noted.is_ok() {
-                    job.message = Some(message);
+                // The answer may have been lost alone: the run may have started, and its job says so.
+                if let Ok(Some(noted)) = self.store.wait(job.id, Some(message), Timestamp::now()).await {
+                    job = noted;
                 }
                 if lossy {
                     let jobs = Arc::clone(&self);
