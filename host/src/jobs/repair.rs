@@ -121,9 +121,7 @@ impl Jobs {
                 return Ok(()); // a launch of the process that holds its secrets may still be under way
             }
             let why = "the server stopped before the run was launched, and secret inputs are not kept: send the request again";
-            self.fail_unlaunched(job.id, why.to_owned()).await?;
-            self.stop_stray(job.id).await?; // what a launch may have begun
-            return Ok(());
+            return self.refuse(job.id, why.to_owned()).await.map(drop);
         }
         let inputs = &detail.request.inputs;
         let inputs = match inputs.as_object().is_none_or(serde_json::Map::is_empty) {
@@ -142,7 +140,7 @@ impl Jobs {
         tracing::info!(job.id = %job.id, "launching a job whose launch was lost");
         match self.runner.launch(&launch).await {
             Ok(()) => Ok(()),
-            Err(RunnerError::Refused(why)) => self.fail_unlaunched(job.id, why).await.map(|_| ()),
+            Err(RunnerError::Refused(why)) => self.refuse(job.id, why).await.map(drop),
             Err(other) => Err(other.into()),
         }
     }

@@ -205,7 +205,7 @@ impl Jobs {
         match self.runner.launch(&launch).await {
             Ok(()) => failpoint::hit("submit-launched"),
             Err(RunnerError::Refused(why)) => {
-                if let Some(failed) = self.fail_unlaunched(job.id, why).await? {
+                if let Some(failed) = self.refuse(job.id, why).await? {
                     job = failed;
                 }
             }
@@ -235,6 +235,16 @@ impl Jobs {
             at: Timestamp::now(),
         };
         Ok(self.store.transition(change).await?.map(|(job, _)| job))
+    }
+
+    /// Ends a job whose launch is refused for good, and stops what may be there of its run all the same: what a launch has begun, or what
+    /// somebody has let go.
+    pub(super) async fn refuse(&self, id: JobId, why: String) -> Result<Option<Job>, Error> {
+        let failed = self.fail_unlaunched(id, why).await?;
+        if let Err(cause) = self.stop_stray(id).await {
+            tracing::warn!(job.id = %id, error = &cause as &dyn std::error::Error, "could not stop what may be there of a run that was refused");
+        }
+        Ok(failed)
     }
 
     /// Ends a job whose insertion was not confirmed in time, should its row be there: its client was told to send it again.
@@ -291,7 +301,7 @@ impl Jobs {
             match self.runner.launch(&launch).await {
                 Ok(()) => return,
                 Err(RunnerError::Refused(why)) => {
-                    let _ = self.fail_unlaunched(launch.job_id, why).await;
+                    let _ = self.refuse(launch.job_id, why).await;
                     return;
                 }
                 Err(cause) => {
@@ -300,15 +310,15 @@ impl Jobs {
             }
         }
         let why = "the runner was not available for too long; send the request again".to_owned();
-        let _ = self.fail_unlaunched(launch.job_id, why).await;
+        let _ = self.refuse(launch.job_id, why).await;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::jobs::Settings;
-    use crate::jobs::testing::{Bench, SOON, new_job, request};
+    use crate::jobs::testing::{Bench, Log, SOON, new_job, request, well};
+    use crate::jobs::{Pulse, Settings};
     use crate::store::JobStore as _;
 
     /// A network that was silent may deliver what was sent long ago.
@@ -331,6 +341,20 @@ mod tests {
         let unknown = JobId::new();
         let soon = Duration::from_millis(400);
         tokio::time::timeout(soon, bench.jobs.give_up(unknown, bench.jobs.launching.hold(unknown))).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_may_be_there_of_a_refused_run_is_stopped() {
+        let bench = Bench::open(Settings::default()).await;
+        let (id, done) = (bench.accepted().await.id, bench.ran(Log::Whole("")).await);
+        bench.jobs.finish(done, &well(), Pulse::default(), ()).await.unwrap();
+        let refused = async |id| bench.jobs.refuse(id, "somebody has let it go".to_owned()).await.unwrap().unwrap();
+        assert_eq!(refused(id).await.status, JobStatus::Failed);
+        assert_eq!(refused(done).await.status, JobStatus::Successful, "it was captured meanwhile");
+        assert_eq!(*bench.runs.cancelled.lock().unwrap(), [id]);
+        let other = bench.accepted().await.id;
+        bench.runs.cancels_that_fail.store(1, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(refused(other).await.message.as_deref(), Some("somebody has let it go"));
     }
 
     #[test]

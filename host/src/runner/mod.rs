@@ -102,7 +102,8 @@ pub trait Runner: Send + Sync {
     /// Whether this can be launched here at all; a refusal says what is missing. Nothing is done and nobody is asked.
     fn check(&self, launch: &Launch) -> Result<(), RunnerError>;
 
-    /// Starts a run. A run of this job that is already there is success.
+    /// Starts a run. A run of this job that is already there is success, unless somebody else has let it go: then nobody will see its end,
+    /// and the launch is refused.
     async fn launch(&self, launch: &Launch) -> Result<(), RunnerError>;
 
     /// Stops a run, if there is one that has not ended; its end is observed as any other's. Repeating it is fine.

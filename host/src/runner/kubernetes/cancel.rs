@@ -2,9 +2,11 @@
 
 use futures::future::try_join_all;
 use k8s_openapi::api::batch::v1::Job;
+use kube::api::ListParams;
 
 use super::cluster::Cluster;
-use super::names::{is_held, is_ours};
+use super::inspection::has_ended;
+use super::names::{JOB_ID, is_held, is_ours};
 use super::view::{PodRef, View};
 use crate::core::{JobId, RunState};
 use crate::runner::RunnerError;
@@ -15,22 +17,35 @@ pub(super) async fn cancel(cluster: &Cluster, view: &View, id: JobId) -> Result<
     if matches!(state, Some(RunState::Ended(_))) && !pods.is_empty() && pods.iter().all(|pod| pod.terminated) {
         return Ok(());
     }
-    delete_job(cluster, id, state.as_ref()).await?;
+    delete_job(cluster, id, state.is_some(), true).await?;
     // The garbage collector waits for the Job to be gone, and that waits for us. Pods that the view does not know yet it deletes itself.
     delete_pods(cluster, &pods).await
 }
 
-/// Deletes our Job of this id, unless it has finished. `state` is what the view says of its run: where that is nothing, the run is too new
-/// for it, or was let go, and then its Job stays for as long as its time to live says.
-pub(super) async fn delete_job(cluster: &Cluster, id: JobId, state: Option<&RunState>) -> Result<(), RunnerError> {
+/// Deletes our Job of this id, unless it has finished. One that we do not hold, of a run that the view does not know, was captured and let
+/// go, and then stays for as long as its time to live says; or somebody else let it go, and then `look` finds it going on.
+pub(super) async fn delete_job(cluster: &Cluster, id: JobId, is_known: bool, look: bool) -> Result<(), RunnerError> {
     let (jobs, name) = (cluster.jobs(), cluster.names.job(id));
     let found = cluster.call(|| jobs.get_opt(&name)).await.map_err(|error| error.into_unavailable("read the Job"))?;
     let Some(job) = found.filter(|job| is_ours(&job.metadata, &cluster.names, id)) else { return Ok(()) };
-    if job.metadata.deletion_timestamp.is_some() || has_finished(&job) || (state.is_none() && !is_held(&job.metadata)) {
+    if job.metadata.deletion_timestamp.is_some() || has_finished(&job) {
+        return Ok(());
+    }
+    let is_ours_to_delete = is_known || is_held(&job.metadata) || (look && goes_on(cluster, id).await?);
+    if !is_ours_to_delete {
         return Ok(());
     }
     let uid = job.metadata.uid.unwrap_or_default();
     cluster.delete(&jobs, &name, &uid).await.map_err(|error| error.into_unavailable("delete the Job"))
+}
+
+/// Whether anything of the run may run yet. The Job controller says so seconds late; the pods know.
+async fn goes_on(cluster: &Cluster, id: JobId) -> Result<bool, RunnerError> {
+    let selector = format!("{},{JOB_ID}={id}", cluster.names.selector());
+    let (pods, wanted) = (cluster.pods(), ListParams::default().labels(&selector).limit(100));
+    let found =
+        cluster.call(|| pods.list(&wanted)).await.map_err(|error| error.into_unavailable("look for its pods"))?;
+    Ok(found.items.is_empty() || !found.items.iter().all(has_ended))
 }
 
 /// Deletes those of the pods in which anything may run yet.

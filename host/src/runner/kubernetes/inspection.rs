@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Api;
 use kube::api::ListParams;
@@ -132,21 +132,28 @@ fn stage_of_job(job: &Job) -> Stage {
     }
 }
 
+/// How each container of a pod ended that has; init containers are left out.
+fn ends(pod: &Pod) -> impl Iterator<Item = Option<&ContainerStateTerminated>> {
+    let statuses = pod.status.iter().filter_map(|status| status.container_statuses.as_ref()).flatten();
+    statuses.map(|one| one.state.as_ref().and_then(|state| state.terminated.as_ref()))
+}
+
+/// Whether nothing runs in a pod any more. Its phase says so a second later than its containers.
+pub(super) fn has_ended(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    let expected = pod.spec.as_ref().map_or(usize::MAX, |spec| spec.containers.len());
+    matches!(phase, Some("Succeeded" | "Failed"))
+        || (ends(pod).count() >= expected && ends(pod).all(|end| end.is_some()))
+}
+
 /// `patience` is what a server has with a pod that is being deleted; the time of its deletion counts its grace period already.
 fn stage_of_pod(pod: &Pod, patience: Duration, now: Timestamp) -> Stage {
     let gone_by = pod.metadata.deletion_timestamp.as_ref().map(|deleted| moment(deleted) + patience);
     let unended = gone_by.filter(|gone_by| *gone_by <= now).map_or(Stage::Alive, Stage::Lost);
-    let Some(status) = pod.status.as_ref() else { return unended };
-    let containers = status.container_statuses.iter().flatten();
-    let ends = containers.map(|one| one.state.as_ref().and_then(|state| state.terminated.as_ref()));
-    let ends: Vec<_> = ends.collect();
-    let expected = pod.spec.as_ref().map_or(usize::MAX, |spec| spec.containers.len());
-    let is_over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"))
-        || (ends.len() >= expected && ends.iter().all(Option::is_some));
-    if !is_over {
+    if !has_ended(pod) {
         return unended;
     }
-    let last = ends.iter().flatten().filter_map(|end| end.finished_at.as_ref()).map(moment).max();
+    let last = ends(pod).flatten().filter_map(|end| end.finished_at.as_ref()).map(moment).max();
     let created = pod.metadata.creation_timestamp.as_ref().map(moment);
     Stage::Ended(last.or(created).unwrap_or(Timestamp::from_millis(0)))
 }

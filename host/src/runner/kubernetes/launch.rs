@@ -26,16 +26,12 @@ pub(super) async fn launch(cluster: &Cluster, view: &View, launch: &Launch) -> R
         other => other,
     })?;
     let name = cluster.names.job(launch.job_id);
-    let mut is_new = false;
-    let job = match cluster.create::<Job>(&objects.job).await {
-        Ok(created) => {
-            is_new = true;
-            created
-        }
+    let (job, is_new) = match cluster.create::<Job>(&objects.job).await {
+        Ok(created) => (created, true),
         Err(error) if error.is_already_exists() => {
             let found = cluster.metadata::<Job>(&name).await.map_err(|error| error.into_unavailable("read the Job"))?;
             // Gone since: the next attempt may create it.
-            found.ok_or_else(|| error.into_unavailable("create the Job"))?
+            (found.ok_or_else(|| error.into_unavailable("create the Job"))?, false)
         }
         Err(error) => return Err(refusal(view, error, "create the Job")),
     };
@@ -47,7 +43,7 @@ pub(super) async fn launch(cluster: &Cluster, view: &View, launch: &Launch) -> R
     }
     // One just created may be without by a policy of the cluster; its pod is held all the same.
     if !is_new && job.deletion_timestamp.is_none() && !is_held(&job) {
-        // Nobody observes it, so that its job would wait until it is gone, and then run once more.
+        // Nobody would see its end: its job would wait until it is gone, and then run once more.
         return Err(RunnerError::Refused(format!(
             "somebody has let Job '{name}' go: it is without the finalizer '{FINALIZER}', so that its log may be gone before it is kept; \
              send the request again"

@@ -183,6 +183,16 @@ async fn a_job_that_somebody_let_go_does_not_count_as_launched() {
         runner.cluster.jobs().patch(&name, &PatchParams::default(), &free).await.unwrap();
         let refused = runner.launch(&launch).await.unwrap_err();
         assert!(matches!(&refused, RunnerError::Refused(why) if why.contains(names::FINALIZER)), "{refused}");
+        // Its pod too: nothing runs on unseen.
+        let pods = runner.cluster.pods();
+        let held = runner.pod(id, |_| true).await.metadata.name.unwrap();
+        pods.patch(&held, &PatchParams::default(), &free).await.unwrap();
+        until("the run to be gone from the view", async || runner.view.state(id).is_none().then_some(())).await;
+        runner.release(id).await.unwrap();
+        assert!(runner.job(id).await.unwrap().metadata.deletion_timestamp.is_none(), "it may have been captured");
+        runner.cancel(id).await.unwrap();
+        until("end of the Job", async || runner.job(id).await.is_none().then_some(())).await;
+        until("end of the pod", async || pods.get_opt(&held).await.unwrap().is_none().then_some(())).await;
     })
     .await;
 }

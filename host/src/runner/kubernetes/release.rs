@@ -26,7 +26,7 @@ pub(super) async fn release(cluster: &Cluster, view: &View, id: JobId) -> Result
     let pods = view.pods(id);
     if pods.is_empty() || pods.iter().any(|pod| !pod.terminated) {
         // It never started, or it was given up: a Job that stays would make another pod.
-        delete_job(cluster, id, state.as_ref()).await?;
+        delete_job(cluster, id, state.is_some(), false).await?;
         delete_pods(cluster, &pods).await?;
     }
     let held = pods.iter().filter(|pod| pod.held);

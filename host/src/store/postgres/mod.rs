@@ -208,8 +208,9 @@ impl JobStore for PostgresStore {
     }
 
     async fn wait(&self, id: JobId, message: Option<String>, at: Timestamp) -> Result<Option<Job>, StoreError> {
-        let (job, is_changed) = self.calls.answer(&status::Wait { id, message, at }).await?;
-        self.tell(id, is_changed);
+        let done = self.calls.run(&status::Wait { id, message, at }).await?;
+        let (job, is_changed) = done.answer;
+        self.tell(id, is_changed || done.is_repeated);
         Ok(job)
     }
 

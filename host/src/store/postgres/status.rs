@@ -1,4 +1,4 @@
-//! Writes that move a job on: transition, report, claim. Each is one conditional update; row locks decide races.
+//! Writes that move a job on: transition, report, wait, claim. Each is one conditional update; row locks decide races.
 
 use std::sync::LazyLock;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Writes that move a job on: transition, report, claim. Each is one conditional update; the database decides races.
+//! Writes that move a job on: transition, report, wait, claim. Each is one conditional update; the database decides races.
 
 use std::sync::LazyLock;
 use std::time::Duration;
