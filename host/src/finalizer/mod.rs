@@ -6,6 +6,7 @@
 
 mod places;
 mod progress;
+mod waits;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::places::{Attempt, Places};
+use self::waits::Waits;
 use crate::core::{ExitState, JobId, Observation, RunObservation, RunState};
 use crate::jobs::{Finished, Jobs};
 
@@ -64,6 +66,7 @@ pub struct Finalizer {
     /// One look for jobs without a run at a time.
     repairing: Arc<Semaphore>,
     seen: HashMap<JobId, Seen>,
+    waits: Waits,
     /// Incomplete runs that are being looked after: each list shows them again.
     incomplete: Arc<Mutex<HashSet<JobId>>>,
     /// Jobs that were finalized since the last list. One that is listed yet has left something behind, and is let go again.
@@ -87,6 +90,7 @@ impl Finalizer {
             followed: Arc::new(Semaphore::new(FOLLOWED_AT_ONCE)),
             repairing,
             seen: HashMap::new(),
+            waits: Waits::default(),
             incomplete: Arc::default(),
             finished: Arc::default(),
             tasks: TaskTracker::new(),
@@ -101,6 +105,10 @@ impl Finalizer {
         loop {
             let observation = tokio::select! {
                 () = stop.cancelled() => break,
+                id = self.waits.next() => {
+                    self.waits_yet(id);
+                    continue;
+                }
                 next = observations.next() => next,
             };
             match observation {
@@ -193,9 +201,7 @@ impl Finalizer {
         let notes = Arc::clone(&self.notes);
         match run.state {
             RunState::Incomplete => {}
-            RunState::Waiting { message } => self.spawn(async move {
-                retry(&notes, pauses, id, || jobs.run_waits(id, message.clone())).await;
-            }),
+            RunState::Waiting { .. } => self.waits.keep(id),
             RunState::Running { started, message } => {
                 let is_new = !matches!(before, Some(Seen::Running(_)));
                 let follows = is_new && self.jobs.follows_progress();
@@ -219,6 +225,16 @@ impl Finalizer {
                 });
             }
         }
+    }
+
+    /// A run that was kept back: if it waits yet, its job says what for.
+    fn waits_yet(&self, id: JobId) {
+        let Some(Seen::Waiting(message)) = self.seen.get(&id).cloned() else { return };
+        let jobs = Arc::clone(&self.jobs);
+        let (notes, pauses) = (Arc::clone(&self.notes), Pauses::new(self.limits.longest_pause));
+        self.spawn(async move {
+            retry(&notes, pauses, id, || jobs.run_waits(id, message.clone())).await;
+        });
     }
 
     fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {

@@ -3,9 +3,10 @@
 use std::sync::atomic::Ordering;
 
 use super::*;
-use crate::core::JobStatus;
+use crate::core::{JobStatus, Timestamp};
 use crate::jobs::Settings;
 use crate::jobs::testing::{Bench, Log, SOON, well};
+use crate::store::JobStore as _;
 
 const LOG: &str = "one\ntwo\nthree\nPYGEOAPI_K8S_MANAGER_RESULT_START\ndone";
 
@@ -60,6 +61,33 @@ async fn an_incomplete_run_is_looked_after_once_at_a_time() {
     finalizer.observed(incomplete());
     tokio::time::timeout(SOON, finalizer.tasks.wait()).await.unwrap();
     assert_eq!(*bench.runs.cancelled.lock().unwrap(), [id]);
+}
+
+#[tokio::test]
+async fn a_run_that_starts_soon_costs_no_write_for_its_wait() {
+    let bench = Bench::open(Settings { progress: false, ..Settings::default() }).await;
+    let mut finalizer = finalizer(&bench, 2);
+    let (quick, slow) = (bench.accepted().await.id, bench.accepted().await.id);
+    let waits =
+        |job_id, why: &str| RunObservation { job_id, state: RunState::Waiting { message: Some(why.to_owned()) } };
+    finalizer.observed(waits(quick, "waiting: its image is pulled"));
+    finalizer.observed(waits(slow, "waiting: its image is pulled"));
+    finalizer.observed(waits(slow, "waiting: no node has room"));
+    assert_eq!(finalizer.tasks.len(), 0);
+    let started = RunState::Running { started: Timestamp::now(), message: None };
+    finalizer.observed(RunObservation { job_id: quick, state: started });
+    for id in [quick, slow] {
+        assert_eq!(finalizer.waits.next().await, id);
+        finalizer.waits_yet(id);
+    }
+    finalizer.tasks.close();
+    tokio::time::timeout(SOON, finalizer.tasks.wait()).await.unwrap();
+    let stands = async |id| {
+        let job = bench.store.job(id).await.unwrap().unwrap();
+        (job.status, job.message)
+    };
+    assert_eq!(stands(quick).await, (JobStatus::Running, None));
+    assert_eq!(stands(slow).await, (JobStatus::Accepted, Some("waiting: no node has room".to_owned())));
 }
 
 #[tokio::test]

@@ -49,6 +49,11 @@ impl Site {
         driver::address(self.server()?.url())
     }
 
+    /// The URL of the server's database.
+    pub(crate) fn database(&self) -> String {
+        self.cluster.url()
+    }
+
     /// Where the server's Jobs are.
     pub(crate) fn namespace(&self) -> Outcome<&Namespace> {
         Ok(self.cluster.namespace().ok_or("there is no namespace")?)
