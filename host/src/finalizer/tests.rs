@@ -6,7 +6,6 @@ use super::*;
 use crate::core::{JobStatus, Timestamp};
 use crate::jobs::Settings;
 use crate::jobs::testing::{Bench, Log, SOON, well};
-use crate::store::JobStore as _;
 
 const LOG: &str = "one\ntwo\nthree\nPYGEOAPI_K8S_MANAGER_RESULT_START\ndone";
 
@@ -82,12 +81,8 @@ async fn a_run_that_starts_soon_costs_no_write_for_its_wait() {
     }
     finalizer.tasks.close();
     tokio::time::timeout(SOON, finalizer.tasks.wait()).await.unwrap();
-    let stands = async |id| {
-        let job = bench.store.job(id).await.unwrap().unwrap();
-        (job.status, job.message)
-    };
-    assert_eq!(stands(quick).await, (JobStatus::Running, None));
-    assert_eq!(stands(slow).await, (JobStatus::Accepted, Some("waiting: no node has room".to_owned())));
+    assert_eq!(bench.stands(quick).await, (JobStatus::Running, None));
+    assert_eq!(bench.stands(slow).await, (JobStatus::Accepted, Some("waiting: no node has room".to_owned())));
 }
 
 #[tokio::test]

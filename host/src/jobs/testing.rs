@@ -100,6 +100,12 @@ impl Bench {
         id
     }
 
+    /// A job's status and message.
+    pub(crate) async fn stands(&self, id: JobId) -> (JobStatus, Option<String>) {
+        let job = self.store.job(id).await.unwrap().unwrap();
+        (job.status, job.message)
+    }
+
     /// Ends a job without a run, whether the database is away or not.
     pub(crate) async fn fail(&self, id: JobId) {
         let (status, at) = (JobStatus::Failed, Timestamp::now());
