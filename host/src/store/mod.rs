@@ -55,6 +55,24 @@ pub enum StoreError {
     Statement(#[source] sqlx::Error),
 }
 
+impl StoreError {
+    /// The failure of a whole group, told once more: sqlx's errors cannot be cloned.
+    fn again(&self) -> Self {
+        let told = || {
+            let causes = std::iter::successors(std::error::Error::source(self), |cause| cause.source());
+            let texts: Vec<String> = causes.map(ToString::to_string).collect();
+            sqlx::Error::Io(std::io::Error::other(texts.join(": ")))
+        };
+        match self {
+            Self::Overloaded => Self::Overloaded,
+            Self::Timeout(seconds) => Self::Timeout(*seconds),
+            // What cannot be read was written.
+            Self::Unconfirmed(_) | Self::Corrupt { .. } => Self::Unconfirmed(told()),
+            Self::Unavailable(_) | Self::Migration(_) | Self::Statement(_) => Self::Unavailable(told()),
+        }
+    }
+}
+
 /// A process that is or was offered, for `process_history`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessRow {

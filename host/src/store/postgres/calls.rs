@@ -150,6 +150,7 @@ fn unconfirmed<C: Call>(error: StoreError, is_open: bool) -> StoreError {
     }
 }
 
-fn timed_out(span: Duration) -> StoreError {
+/// What a call answers that took longer than this.
+pub(super) fn timed_out(span: Duration) -> StoreError {
     StoreError::Timeout(span.as_millis().div_ceil(1_000).try_into().unwrap_or(u64::MAX))
 }

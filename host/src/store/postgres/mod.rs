@@ -29,6 +29,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::calls::Calls;
 use self::failure::{classify, classify_migration};
+use self::insert::Inserts;
 use self::notices::Notices;
 use self::pool::{Door, Pool};
 use super::{JobStore, OpenProcess, ProcessRow, StoreError};
@@ -43,9 +44,9 @@ use crate::core::{
 pub struct Settings {
     /// Connections for calls, at most. All replicas together must stay below the server's `max_connections`.
     pub connections: u32,
-    /// Calls that may wait for a connection; one more is refused as overloaded.
+    /// Calls that may wait for a connection, and new jobs for a group; one more is refused as overloaded.
     pub queue: usize,
-    /// Longest wait for a connection, in milliseconds; then the call is refused as overloaded.
+    /// Longest wait for a connection, or for a group, in milliseconds; then the call is refused as overloaded.
     pub acquire_timeout_ms: u64,
     /// Longest time to open a connection, in milliseconds.
     pub connect_timeout_ms: u64,
@@ -80,6 +81,7 @@ const RECENT: Duration = Duration::from_secs(1);
 /// Jobs in a PostgreSQL database.
 pub struct PostgresStore {
     calls: Arc<Calls>,
+    inserts: Inserts,
     notices: Notices,
     // Ends the tasks, too, when the store is dropped.
     _stop: DropGuard,
@@ -122,7 +124,8 @@ impl PostgresStore {
             }
         };
         let notices = Notices::start(door, stop.clone(), prune).await?;
-        Ok(Arc::new(Self { calls, notices, _stop: stop.clone().drop_guard(), stop }))
+        let inserts = Inserts::start(Arc::clone(&calls), settings);
+        Ok(Arc::new(Self { calls, inserts, notices, _stop: stop.clone().drop_guard(), stop }))
     }
 
     /// Refuses new calls and closes the connections. Calls under way end by themselves. Doing it again does nothing.
@@ -162,9 +165,9 @@ async fn migrate(door: &Door, at_most: Duration) -> Result<(), StoreError> {
 #[async_trait]
 impl JobStore for PostgresStore {
     async fn insert(&self, job: NewJob) -> Result<Inserted, StoreError> {
-        let done = self.calls.run(&insert::Insert::new(&job)?).await?;
-        let (inserted, is_written) = done.answer;
-        self.tell(job.id, is_written || (done.is_repeated && inserted == Inserted::New));
+        let id = job.id;
+        let inserted = self.inserts.insert(job).await?;
+        self.tell(id, inserted == Inserted::New);
         Ok(inserted)
     }
 

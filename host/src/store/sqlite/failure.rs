@@ -45,18 +45,3 @@ fn passes(error: &sqlx::Error) -> bool {
         _ => false,
     }
 }
-
-/// The failure of a whole transaction, told once more: sqlx's errors cannot be cloned.
-pub(super) fn again(error: &StoreError) -> StoreError {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    match error {
-        StoreError::Overloaded => StoreError::Overloaded,
-        _ => StoreError::Unavailable(sqlx::Error::Io(std::io::Error::other(text))),
-    }
-}

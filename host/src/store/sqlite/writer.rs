@@ -14,7 +14,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::failure::{again, classify, is_busy};
+use super::failure::{classify, is_busy};
 use crate::core::JobId;
 use crate::store::StoreError;
 
@@ -208,7 +208,7 @@ impl Task {
                 Err(Refused::Write(error)) => entry.settle(Err(error)),
                 Err(Refused::Transaction(error)) => {
                     // The others would only wait for the same failure.
-                    settle_all(rest.collect(), again(&error));
+                    settle_all(rest.collect(), error.again());
                     entry.settle(Err(error));
                     return;
                 }
@@ -309,7 +309,7 @@ fn settle_all(group: Vec<Box<dyn Pending>>, error: StoreError) {
     let mut group = group.into_iter();
     let first = group.next();
     for entry in group {
-        entry.settle(Err(again(&error)));
+        entry.settle(Err(error.again()));
     }
     if let Some(first) = first {
         first.settle(Err(error));

@@ -1,11 +1,13 @@
 //! A server that is down, gone, restarted, busy, full of locks or read-only.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::broadcast::error::TryRecvError;
 
 use super::fixture::{Database, Line, open, settings, until};
 use crate::core::JobStatus::{Dismissed, Running, Successful};
+use crate::core::job::Inserted;
 use crate::store::contract::fixture::{at, job, record, to};
 use crate::store::postgres::{PostgresStore, Settings};
 use crate::store::{JobStore, StoreError};
@@ -89,25 +91,49 @@ async fn a_silent_network_ends_at_the_deadline() {
 async fn a_lock_and_a_full_queue_are_told() {
     let Some(database) = Database::create().await else { return };
     let settings = Settings {
-        connections: 2,
+        connections: 4,
         queue: 3,
         acquire_timeout_ms: 200,
-        statement_timeout_ms: 800,
-        deadline_ms: 5_000,
+        statement_timeout_ms: 6_000,
+        deadline_ms: 20_000,
         ..settings()
     };
     let store = PostgresStore::open(&database.url(), &settings).await.unwrap();
     let mut other = database.connect().await;
     sqlx::raw_sql("begin; lock table jobs in access exclusive mode").execute(&mut other).await.unwrap();
+    // Four groups are under way, three jobs wait for the next one, no more find room.
+    let mut stuck = Vec::new();
+    for number in 1..=4 {
+        let store = Arc::clone(&store);
+        stuck.push(tokio::spawn(async move { store.insert(job("hello", "ann", 1)).await }));
+        let locked = "select (count(*))::text from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+        until("a group to wait for the lock", async || database.rows(locked).await == [[number.to_string()]]).await;
+    }
     let many = futures::future::join_all((0..10).map(|_| store.insert(job("hello", "ann", 1)))).await;
-    let count = |wanted: fn(&StoreError) -> bool| many.iter().filter(|got| got.as_ref().is_err_and(wanted)).count();
-    let is_stuck = |error: &StoreError| {
-        matches!(error, StoreError::Timeout(_) | StoreError::Unavailable(_) | StoreError::Unconfirmed(_))
-    };
-    assert_eq!((count(is_stuck), count(|error| matches!(error, StoreError::Overloaded))), (2, 8), "{many:?}");
+    assert!(many.iter().all(|got| matches!(got, Err(StoreError::Overloaded))), "{many:?}");
+    for stuck in futures::future::join_all(stuck).await {
+        assert!(matches!(stuck, Ok(Err(StoreError::Timeout(6)))), "{stuck:?}");
+    }
     sqlx::raw_sql("rollback").execute(&mut other).await.unwrap();
     store.insert(job("hello", "ann", 1)).await.unwrap();
     store.ready().await.unwrap();
+    let kept = database.rows("select count(*)::text from jobs").await;
+    assert_eq!(kept, [["1"]], "what was refused is not written behind its caller's back");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_server_cannot_take_fails_alone() {
+    let Some((store, database)) = open().await else { return };
+    let jobs = (0..40).map(|number| job("hello", if number % 8 == 0 { "a\0b" } else { "ann" }, 1_000));
+    let inserted = futures::future::join_all(jobs.map(|job| store.insert(job))).await;
+    for (number, inserted) in inserted.iter().enumerate() {
+        match number % 8 {
+            0 => assert!(matches!(inserted, Err(StoreError::Statement(_))), "{number}: {inserted:?}"),
+            _ => assert!(matches!(inserted, Ok(Inserted::New)), "{number}: {inserted:?}"),
+        }
+    }
+    let kept = database.rows("select (select count(*) from jobs)::text, (select count(*) from job_events)::text").await;
+    assert_eq!(kept, [["35", "35"]]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

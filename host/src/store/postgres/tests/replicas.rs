@@ -8,6 +8,8 @@ use tokio::time::timeout;
 
 use super::fixture::{Database, open, settings};
 use crate::core::JobStatus::{Dismissed, Running, Successful};
+use crate::core::NewJob;
+use crate::core::job::{Idempotency, Inserted};
 use crate::store::contract::fixture::{archived, at, inline, job, record, to};
 use crate::store::postgres::PostgresStore;
 use crate::store::{JobStore, StoreError};
@@ -57,6 +59,28 @@ async fn each_hears_what_the_others_commit() {
     }
     assert_eq!(told.last(), Some(&last));
     assert_eq!(told.into_iter().collect::<BTreeSet<_>>(), want);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_that_come_together_share_commits() {
+    let Some((store, database)) = open().await else { return };
+    let other = database.open().await;
+    // Each key twice, and on two replicas: of those, one is new.
+    let jobs = (0..400).map(|number| {
+        let key = Idempotency { key: format!("key-{}", number / 2), request_sha256: "same".to_owned() };
+        (if number % 2 == 0 { &store } else { &other }, NewJob { idempotency: Some(key), ..job("hello", "ann", 1_000) })
+    });
+    let inserted = join_all(jobs.map(|(store, job)| store.insert(job))).await;
+    for pair in inserted.chunks(2) {
+        let is_new = |one: &Result<Inserted, _>| matches!(one, Ok(Inserted::New));
+        let is_known = |one: &Result<Inserted, _>| matches!(one, Ok(Inserted::Existing(_)));
+        assert_eq!(
+            (pair.iter().filter(|one| is_new(one)).count(), pair.iter().filter(|one| is_known(one)).count()),
+            (1, 1)
+        );
+    }
+    let kept = database.rows("select count(*)::text, (count(distinct xmin::text) <= 100)::text from jobs").await;
+    assert_eq!(kept, [["200", "true"]], "rows, and whether they were committed together");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
