@@ -195,6 +195,29 @@ async fn killed_while_jobs_run() {
     removed(&server, &ids[0]).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_behind_a_burst() {
+    let runs = tempfile::tempdir().unwrap();
+    // So many that answers do not wait for their launches, which take their time.
+    let slow =
+        ServerOptions::default().config(&config(runs.path())).env("FAILPOINTS", "local-spec-written=sleep(3000)");
+    let server = Server::with(slow);
+    let (client, inputs) = (server.client(), json!({ "n": 1 }));
+    let ids = futures::future::join_all((0..40).map(|_| client.submit("count", &inputs))).await;
+    let metrics = client.get("/metrics").await.expect(200).text();
+    // An API server may have been as fast.
+    assert!(is_wanted() || !metrics.lines().any(|line| line == "vespiary_launches 0"), "{metrics}");
+    let server = server.restart();
+    let client = server.client();
+    for id in &ids {
+        let job: Value = client.ended(id).await;
+        assert_eq!(job["status"], "successful", "{job}");
+    }
+    let mut expected: Vec<String> = ids.iter().map(|id| format!("ran {id}")).collect();
+    expected.sort_unstable();
+    assert_eq!(ran(&server, runs.path()), expected, "each ran once");
+}
+
 /// Kills the server before or behind its so-manieth commit, wherever in an execution that is.
 async fn killed_at_commit(place: &str, number: u32) {
     let runs = tempfile::tempdir().unwrap();

@@ -28,6 +28,7 @@ pub(super) fn describe_metrics() {
         "Time to the head of an answer"
     );
     metrics::describe_gauge!("vespiary_http_requests_in_flight", "Requests that are being answered");
+    metrics::describe_gauge!("vespiary_launches", "Jobs that this server writes and launches at this moment");
 }
 
 /// `GET /healthz`: the process runs and answers. Needs no credential and asks nobody.

@@ -48,8 +48,13 @@ impl Jobs {
             return Ok(after);
         }
         crate::failpoint::hit("dismiss-recorded");
-        if let Err(cause) = self.runner.cancel(job.id).await {
-            tracing::warn!(job.id = %job.id, error = &cause as &dyn std::error::Error, "could not stop a dismissed job's run; tried again");
+        // A launch that is under way may make a run behind the cancellation. One of another server is seen when its run shows itself.
+        let is_launching = self.launching.has(job.id);
+        let cancelled = self.runner.cancel(job.id).await;
+        if let Err(cause) = &cancelled {
+            tracing::warn!(job.id = %job.id, error = cause as &dyn std::error::Error, "could not stop a dismissed job's run; tried again");
+        }
+        if cancelled.is_err() || is_launching {
             let jobs = Arc::clone(self);
             self.tasks.spawn(async move { jobs.keep_cancelling(after.id).await });
         }
@@ -59,6 +64,10 @@ impl Jobs {
     /// Stops a run whose job's row already says so. A server that stops meanwhile finds the run again and stops it then.
     async fn keep_cancelling(&self, id: JobId) {
         let mut pause = Duration::from_millis(500);
+        // Launches have deadlines of their own.
+        while self.launching.has(id) {
+            tokio::time::sleep(pause).await;
+        }
         for _ in 0..CANCEL_ATTEMPTS {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(60));
@@ -97,7 +106,7 @@ impl Jobs {
 mod tests {
     use super::*;
     use crate::core::Principal;
-    use crate::jobs::testing::{Bench, Log, well};
+    use crate::jobs::testing::{Bench, Log, SOON, well};
     use crate::jobs::{Pulse, Settings};
 
     #[tokio::test]
@@ -110,6 +119,21 @@ mod tests {
         let removed = bench.jobs.dismiss(asker, &id.to_string()).await.unwrap();
         assert!(removed.removed.is_some_and(|at| removed.updated >= at), "{removed:?}");
         assert!(matches!(bench.jobs.dismiss(asker, &id.to_string()).await, Err(Error::JobRemoved(_))));
+    }
+
+    #[tokio::test]
+    async fn what_is_launched_behind_its_dismissal_is_stopped() {
+        let bench = Bench::open(Settings::default()).await;
+        let ann = Principal::anonymous(vec![Role::Execute]);
+        let asker = Asker { principal: &ann, headers: &[] };
+        let id = bench.accepted().await.id;
+        let launching = bench.jobs.launching.hold(id);
+        bench.jobs.dismiss(asker, &id.to_string()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1_200)).await;
+        assert_eq!(*bench.runs.cancelled.lock().unwrap(), [id]);
+        drop(launching);
+        bench.jobs.drain(SOON).await;
+        assert_eq!(*bench.runs.cancelled.lock().unwrap(), [id, id]);
     }
 
     #[tokio::test]

@@ -12,6 +12,7 @@ mod earlier;
 mod error;
 mod finish;
 pub mod inspect;
+mod launching;
 mod observe;
 mod outputs;
 mod read;
@@ -35,6 +36,7 @@ use tokio_util::task::TaskTracker;
 pub use self::access::Asker;
 pub use self::error::Error;
 pub use self::finish::{Finished, Pulse};
+use self::launching::Launching;
 pub use self::observe::Followed;
 use self::wait::Waiters;
 use crate::archive::Archive;
@@ -131,7 +133,7 @@ pub struct Jobs {
     /// Bounds the executions that are being started.
     starting: Arc<Semaphore>,
     /// Jobs that this server is launching: repair leaves them alone.
-    launching: submit::Launching,
+    launching: Launching,
     /// Bounds the memory that parsed results take: one large result at a time.
     parsing: Arc<Semaphore>,
 }
@@ -156,7 +158,7 @@ impl Jobs {
             owner: uuid::Uuid::now_v7().to_string(),
             tasks,
             starting: Arc::new(Semaphore::new(STARTING_AT_ONCE)),
-            launching: submit::Launching::default(),
+            launching: Launching::default(),
             parsing: Arc::new(Semaphore::new(1)),
         })
     }

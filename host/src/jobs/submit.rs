@@ -1,12 +1,13 @@
 //! From a request to a launched run: validate, authorize, shape, policy, one write, one launch.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
+use tokio::sync::oneshot;
 
+use super::launching::Held;
 use super::shape::{Shaped, raw, shape};
 use super::{DryRun, Error, Jobs, Submission};
 use crate::core::job::{Idempotency, Inserted, StoredRequest, Transition};
@@ -18,31 +19,6 @@ use crate::store::StoreError;
 
 /// Attempts to launch a job whose secrets are nowhere but in memory, before it is given up.
 const LAUNCH_ATTEMPTS: u32 = 12;
-
-/// The jobs that this server is launching.
-#[derive(Default, Clone)]
-pub(super) struct Launching(Arc<Mutex<HashSet<JobId>>>);
-
-/// Says that a job is being launched, until it is dropped.
-pub(super) struct Held(Launching, JobId);
-
-impl Launching {
-    fn hold(&self, id: JobId) -> Held {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
-        Held(self.clone(), id)
-    }
-
-    /// Whether this job is being launched.
-    pub(super) fn has(&self, id: JobId) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
-    }
-}
 
 /// A request that passed every check.
 struct Prepared {
@@ -69,8 +45,9 @@ fn fingerprint(request: &StoredRequest) -> Result<String, Error> {
 
 impl Jobs {
     /// Validates, authorizes, shapes, checks the policy, writes the row and launches the run. Answers the job, or the one of an earlier
-    /// request with the same `Idempotency-Key`, when the row is durable and the run was launched or will be. `held` is dropped then: what
-    /// the request takes of the memory is taken until its task ends, whether its client waits or not.
+    /// request with the same `Idempotency-Key`, when the row is durable and the run was launched or will be: while launches pile up, the
+    /// answer does not wait for its own. `held` is dropped when the launch has ended: what the request takes of the memory is taken until
+    /// then, whether its client waits or not.
     pub async fn submit(self: &Arc<Self>, submission: Submission<'_>, held: impl Send + 'static) -> Result<Job, Error> {
         let prepared = self.prepare(&submission).await?;
         let plan = prepared.plan();
@@ -100,15 +77,33 @@ impl Jobs {
             runner: self.runner.scope().to_owned(),
             created: launch.created,
         };
-        let jobs = Arc::clone(self);
-        // A client that goes away must not leave a row without a launch: the two belong to a task of their own.
+        self.start(new, launch, held).await
+    }
+
+    /// Writes and launches in a task of its own: a client that goes away must not leave a row without a launch.
+    async fn start(self: &Arc<Self>, new: NewJob, launch: Launch, held: impl Send + 'static) -> Result<Job, Error> {
         let place = Arc::clone(&self.starting).try_acquire_owned().map_err(|_| Error::Overloaded)?;
+        let (written, is_written) = oneshot::channel();
+        let jobs = Arc::clone(self);
         let begun = self.tasks.spawn(async move {
-            let begun = jobs.begin(new, launch).await;
+            let begun = jobs.begin(new, launch, written).await;
             drop((place, held));
             begun
         });
-        begun.await.unwrap_or_else(|failed| Err(Error::Task(failed)))
+        let unlaunched = async {
+            match is_written.await {
+                Ok(job) => {
+                    self.launching.patience().await;
+                    job
+                }
+                Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            begun = begun => begun.unwrap_or_else(|failed| Err(Error::Task(failed))),
+            job = unlaunched => Ok(job),
+        }
     }
 
     /// All of [`Jobs::submit`] up to the plan; nothing is written. What the operator wrote into it is for operators to see.
@@ -168,8 +163,8 @@ impl Jobs {
         Ok((inputs.inputs, masked))
     }
 
-    /// Intent first, then the side effect.
-    async fn begin(self: Arc<Self>, new: NewJob, launch: Launch) -> Result<Job, Error> {
+    /// Intent first, then the side effect. `written` is told in between, unless the launch is all that keeps the run's secrets.
+    async fn begin(self: Arc<Self>, new: NewJob, launch: Launch, written: oneshot::Sender<Job>) -> Result<Job, Error> {
         let mut job = Job {
             id: new.id,
             process_id: new.process_id.clone(),
@@ -187,7 +182,7 @@ impl Jobs {
         let lossy = !new.relaunchable;
         // The same request again finds this very job by its key, and repair launches it.
         let comes_again = new.idempotency.is_some() && new.relaunchable;
-        let held = self.launching.hold(new.id);
+        let (held, _under_way) = (self.launching.hold(new.id), self.launching.under_way());
         match self.store.insert(new).await {
             Ok(Inserted::New) => metrics::counter!("vespiary_jobs_accepted_total").increment(1),
             Ok(Inserted::Existing(existing)) => return Ok(*existing),
@@ -202,11 +197,19 @@ impl Jobs {
             }
         }
         failpoint::hit("submit-inserted");
+        if !lossy {
+            // From here on nothing but time is needed. Nobody listens when the client is gone.
+            drop(written.send(job.clone()));
+        }
         match self.runner.launch(&launch).await {
             Ok(()) => failpoint::hit("submit-launched"),
             Err(RunnerError::Refused(why)) => {
-                if let Some(failed) = self.refuse(job.id, why).await? {
-                    job = failed;
+                match self.refuse(job.id, why).await {
+                    Ok(failed) => job = failed.unwrap_or(job),
+                    // Repair launches it once more, and is refused.
+                    Err(cause) => {
+                        tracing::warn!(job.id = %job.id, error = &cause as &dyn std::error::Error, "could not end a job whose launch was refused");
+                    }
                 }
             }
             Err(cause) => {
@@ -316,6 +319,10 @@ impl Jobs {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
+    use futures::future::join_all;
+
     use super::*;
     use crate::jobs::testing::{Bench, Log, SOON, new_job, request, well};
     use crate::jobs::{Pulse, Settings};
@@ -355,6 +362,63 @@ mod tests {
         let other = bench.accepted().await.id;
         bench.runs.cancels_that_fail.store(1, std::sync::atomic::Ordering::Relaxed);
         assert_eq!(refused(other).await.message.as_deref(), Some("somebody has let it go"));
+    }
+
+    fn launch_of(new: &NewJob) -> Launch {
+        Launch {
+            job_id: new.id,
+            process_id: new.process_id.clone(),
+            plan: Arc::new(new.plan.clone()),
+            inputs: None,
+            nonce: None,
+            created: new.created,
+            masked: None,
+        }
+    }
+
+    /// Starts a job: how long its answer took.
+    async fn started(bench: &Bench, relaunchable: bool) -> Duration {
+        let new = NewJob { relaunchable, ..new_job() };
+        let (launch, began) = (launch_of(&new), Instant::now());
+        assert_eq!(bench.jobs.start(new, launch, ()).await.unwrap().status, JobStatus::Accepted);
+        began.elapsed()
+    }
+
+    #[tokio::test]
+    async fn answers_do_not_wait_for_launches_that_pile_up() {
+        const LAUNCH: Duration = Duration::from_secs(2);
+        let bench = Bench::open(Settings::default()).await;
+        *bench.runs.launch_takes.lock().unwrap() = LAUNCH;
+        assert!(started(&bench, true).await >= LAUNCH, "the answer tells what became of a single launch");
+        let took = join_all((0..60).map(|_| started(&bench, true))).await;
+        let waited = took.iter().filter(|took| **took >= LAUNCH).count();
+        assert!(waited < 8, "{waited} of {} waited", took.len());
+        // What is kept nowhere but here is not promised before it is launched.
+        assert!(started(&bench, false).await >= LAUNCH);
+        bench.jobs.drain(SOON).await;
+        assert_eq!(bench.runs.launched.lock().unwrap().len(), 62, "each was launched, once");
+    }
+
+    #[tokio::test]
+    async fn a_launch_that_is_refused_behind_its_answer_fails_the_job() {
+        let bench = Bench::open(Settings::default()).await;
+        *bench.runs.launch_takes.lock().unwrap() = Duration::from_secs(1);
+        bench.runs.launches_are_refused.store(true, std::sync::atomic::Ordering::Relaxed);
+        join_all((0..20).map(|_| started(&bench, true))).await;
+        bench.jobs.drain(SOON).await;
+        let launched = bench.runs.launched.lock().unwrap().clone();
+        assert_eq!(launched.len(), 20);
+        for id in launched {
+            assert_eq!(bench.stands(id).await, (JobStatus::Failed, Some("a test said so".to_owned())));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_waits_for_a_launch_that_hangs_for_a_while_only() {
+        let bench = Bench::open(Settings::default()).await;
+        *bench.runs.launch_takes.lock().unwrap() = SOON;
+        let took = started(&bench, true).await;
+        assert!(took < SOON / 2, "{took:?}");
     }
 
     #[test]

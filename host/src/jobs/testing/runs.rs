@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -35,6 +35,10 @@ pub(crate) struct Runs {
     /// Done once, when a log has been read to its end.
     then: Mutex<Option<BoxFuture<'static, ()>>>,
     read: AtomicUsize,
+    /// How long a launch takes.
+    pub(crate) launch_takes: Mutex<Duration>,
+    pub(crate) launches_are_refused: AtomicBool,
+    pub(crate) launched: Mutex<Vec<JobId>>,
     /// How many calls to stop a run fail before they work.
     pub(crate) cancels_that_fail: AtomicUsize,
     pub(crate) cancelled: Mutex<Vec<JobId>>,
@@ -73,8 +77,14 @@ impl Runner for Runs {
         Ok(())
     }
 
-    async fn launch(&self, _launch: &Launch) -> Result<(), RunnerError> {
-        Ok(())
+    async fn launch(&self, launch: &Launch) -> Result<(), RunnerError> {
+        let takes = *self.launch_takes.lock().unwrap();
+        tokio::time::sleep(takes).await;
+        self.launched.lock().unwrap().push(launch.job_id);
+        match self.launches_are_refused.load(Ordering::Relaxed) {
+            true => Err(RunnerError::Refused("a test said so".to_owned())),
+            false => Ok(()),
+        }
     }
 
     async fn cancel(&self, job_id: JobId) -> Result<(), RunnerError> {

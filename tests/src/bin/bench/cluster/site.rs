@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use k8s_openapi::api::batch::v1::Job;
@@ -74,12 +75,33 @@ impl Site {
     pub(crate) async fn ready(&self) -> Outcome<()> {
         let address = self.address()?;
         let request = driver::get(address, "/readyz");
-        vespiary_tests::until("the server to be ready", std::time::Duration::from_secs(60), || async {
+        vespiary_tests::until("the server to be ready", Duration::from_secs(60), || async {
             let reply = Connection::open(address).await.ok()?.send(&request).await.ok()?;
             (reply.status == 200).then_some(())
         })
         .await;
         Ok(())
+    }
+
+    /// Waits until the server launches nothing any more.
+    pub(crate) async fn launched(&self) -> Outcome<()> {
+        let request = driver::get(self.address()?, "/metrics");
+        let mut connection = Connection::open(self.address()?).await?;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while Instant::now() < deadline {
+            let reply = connection.expect(&request, 200).await?;
+            if String::from_utf8_lossy(&reply.body).lines().any(|line| line == "vespiary_launches 0") {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Err("launches do not end".into())
+    }
+
+    /// How many Jobs the server has made that are still there.
+    pub(crate) async fn jobs(&self, client: &kube::Client) -> Outcome<usize> {
+        let jobs: Api<Job> = Api::namespaced(client.clone(), self.namespace()?.name());
+        Ok(jobs.list_metadata(&ListParams::default()).await?.items.len())
     }
 
     /// Executes once: the job's id, and a Job as the server makes it for this process.
