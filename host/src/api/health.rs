@@ -28,7 +28,10 @@ pub(super) fn describe_metrics() {
         "Time to the head of an answer"
     );
     metrics::describe_gauge!("vespiary_http_requests_in_flight", "Requests that are being answered");
-    metrics::describe_gauge!("vespiary_launches", "Jobs that this server writes and launches at this moment");
+    metrics::describe_gauge!(
+        "vespiary_launches",
+        "Jobs that this server writes and launches at this moment, each for the first time"
+    );
 }
 
 /// `GET /healthz`: the process runs and answers. Needs no credential and asks nobody.
@@ -76,6 +79,8 @@ pub(super) async fn metrics(State(state): State<ApiState>, Caller(caller): Calle
     require(&caller, &[Role::Read])?;
     #[allow(clippy::cast_precision_loss, reason = "a count of requests in flight is far below 2^52")]
     metrics::gauge!("vespiary_http_requests_in_flight").set(state.in_flight().load(Ordering::Relaxed) as f64);
+    #[allow(clippy::cast_precision_loss, reason = "a count of jobs")]
+    metrics::gauge!("vespiary_launches").set(state.jobs().launches() as f64);
     let mut response = Response::new(Body::from(state.metrics().render()));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
     Ok(response)

@@ -43,15 +43,20 @@ impl Launching {
     }
 
     pub(super) fn under_way(&self) -> UnderWay {
-        tell(self.under_way.fetch_add(1, Ordering::Relaxed).saturating_add(1));
+        self.under_way.fetch_add(1, Ordering::Relaxed);
         UnderWay(self.clone())
+    }
+
+    /// How many jobs are written and launched for the first time at this moment.
+    pub(super) fn count(&self) -> usize {
+        self.under_way.load(Ordering::Relaxed)
     }
 
     /// Waits as long as an answer should wait for its launch.
     pub(super) async fn patience(&self) {
         let began = Instant::now();
         loop {
-            match self.under_way.load(Ordering::Relaxed) {
+            match self.count() {
                 AT_EASE..BEHIND => return,
                 ..AT_EASE if began.elapsed() >= PATIENCE => return,
                 _ => sleep(GLANCE).await,
@@ -72,13 +77,8 @@ impl Drop for Held {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        tell(self.0.under_way.fetch_sub(1, Ordering::Relaxed).saturating_sub(1));
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-fn tell(jobs: usize) {
-    #[allow(clippy::cast_precision_loss, reason = "a count of jobs")]
-    metrics::gauge!("vespiary_launches").set(jobs as f64);
 }
 
 #[cfg(test)]
@@ -102,6 +102,6 @@ mod tests {
         drop(under_way.pop());
         tokio::time::timeout(PATIENCE, patience).await.unwrap();
         under_way.clear();
-        assert_eq!(launching.under_way.load(Ordering::Relaxed), 0);
+        assert_eq!(launching.count(), 0);
     }
 }

@@ -163,6 +163,12 @@ impl Jobs {
         })
     }
 
+    /// How many jobs this server writes and launches at this moment, each for the first time.
+    #[must_use]
+    pub fn launches(&self) -> usize {
+        self.launching.count()
+    }
+
     /// Waits until no write or launch is under way, at most so long. Call it when no new request can come.
     pub async fn drain(&self, at_most: Duration) {
         self.tasks.close();

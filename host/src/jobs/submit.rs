@@ -39,7 +39,9 @@ impl Prepared {
 /// What makes two requests the same: what the client asked for, and nothing that the process says of itself. Of what is kept: the
 /// digest must not be a way to guess a secret.
 fn fingerprint(request: &StoredRequest) -> Result<String, Error> {
-    let asked = (&request.inputs, &request.outputs, request.response);
+    let mut asked = serde_json::to_value((&request.inputs, &request.outputs, request.response)).map_err(Error::Json)?;
+    // A client may send members in any order (RFC 8259, section 4).
+    asked.sort_all_objects();
     Ok(hex::encode(Sha256::digest(serde_json::to_vec(&asked).map_err(Error::Json)?)))
 }
 
@@ -185,6 +187,9 @@ impl Jobs {
         let (held, _under_way) = (self.launching.hold(new.id), self.launching.under_way());
         match self.store.insert(new).await {
             Ok(Inserted::New) => metrics::counter!("vespiary_jobs_accepted_total").increment(1),
+            Ok(Inserted::Existing(existing)) if existing.removed.is_some() => {
+                return Err(Error::JobRemoved(existing.id));
+            }
             Ok(Inserted::Existing(existing)) => return Ok(*existing),
             Ok(Inserted::KeyReused) => return Err(Error::IdempotencyKeyReused),
             Err(cause) => {
@@ -414,6 +419,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_key_whose_job_was_removed_makes_no_other() {
+        let bench = Bench::open(Settings::default()).await;
+        let idempotency = Some(Idempotency { key: "once".to_owned(), request_sha256: "same".to_owned() });
+        let again = || NewJob { idempotency: idempotency.clone(), ..new_job() };
+        let start = async |new: NewJob| {
+            let launch = launch_of(&new);
+            bench.jobs.start(new, launch, ()).await
+        };
+        let id = start(again()).await.unwrap().id;
+        bench.runs.set(id, Log::Whole(""));
+        bench.jobs.finish(id, &well(), Pulse::default(), ()).await.unwrap();
+        assert_eq!(start(again()).await.unwrap().id, id);
+        bench.store.remove(id, Timestamp::now()).await.unwrap();
+        assert!(matches!(start(again()).await, Err(Error::JobRemoved(removed)) if removed == id));
+        assert_eq!(*bench.runs.launched.lock().unwrap(), [id]);
+    }
+
+    #[tokio::test]
     async fn an_answer_waits_for_a_launch_that_hangs_for_a_while_only() {
         let bench = Bench::open(Settings::default()).await;
         *bench.runs.launch_takes.lock().unwrap() = SOON;
@@ -426,7 +449,11 @@ mod tests {
         let asked = fingerprint(&request()).unwrap();
         let redeployed = StoredRequest { declared: serde_json::json!({ "other": {} }), guarded: true, ..request() };
         assert_eq!(fingerprint(&redeployed).unwrap(), asked);
-        let other = StoredRequest { inputs: serde_json::json!({ "n": 1 }), ..request() };
-        assert_ne!(fingerprint(&other).unwrap(), asked);
+        let of = |inputs: Value| fingerprint(&StoredRequest { inputs, ..request() }).unwrap();
+        assert_ne!(of(serde_json::json!({ "n": 1 })), asked);
+        let ordered = of(serde_json::json!({ "a": [{ "b": 1, "c": [2, 3] }], "d": "e" }));
+        assert_eq!(of(serde_json::json!({ "d": "e", "a": [{ "c": [2, 3], "b": 1 }] })), ordered);
+        assert_ne!(of(serde_json::json!({ "a": [{ "b": 1, "c": [3, 2] }], "d": "e" })), ordered);
+        assert_ne!(of(serde_json::json!({ "a": [{ "b": 1 }, { "c": [2, 3] }], "d": "e" })), ordered);
     }
 }
