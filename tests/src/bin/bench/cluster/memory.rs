@@ -36,7 +36,8 @@ pub(crate) fn measure(options: &Options, runtime: &Runtime, table: &mut Table) -
             }
             Outcome::Ok(())
         });
-        try_join_all(loops).await
+        try_join_all(loops).await?;
+        site.launched().await
     })?;
     let made = site.namespace()?.job_names().len();
     // The controllers note in each that it is held, which the watch brings.
