@@ -154,7 +154,7 @@ async fn killed_after_a_dismissal_was_recorded() {
         (answer.status == 200).then(|| answer.json())
     })
     .await;
-    assert_eq!(receipt["complete"], true);
+    assert_eq!(receipt["complete"], true, "{receipt}");
     assert_eq!(client.get(&format!("/jobs/{id}/logs")).await.expect(200).text(), "before the result\n");
     assert_eq!(client.job(&id).await["status"], "dismissed");
     removed(&server, &id).await;
