@@ -63,6 +63,9 @@ pub enum Error {
     /// The key belongs to another request.
     #[error("this Idempotency-Key was sent before with another request: send a new key with a new request")]
     IdempotencyKeyReused,
+    /// The key's job was removed.
+    #[error("job {0}, which this Idempotency-Key has made, was removed: send a new key to execute once more")]
+    KeySpent(JobId),
     /// A credential is needed.
     #[error("this needs a valid credential")]
     Unauthenticated {
@@ -142,7 +145,7 @@ impl Error {
         match self {
             Self::NoSuchProcess(_) => ErrorKind::NoSuchProcess,
             Self::NoSuchJob(_) => ErrorKind::NoSuchJob,
-            Self::JobRemoved(_) => ErrorKind::JobRemoved,
+            Self::JobRemoved(_) | Self::KeySpent(_) => ErrorKind::JobRemoved,
             Self::ResultNotReady { .. } => ErrorKind::ResultNotReady,
             Self::ResultNotAvailable { .. } => ErrorKind::ResultNotAvailable,
             Self::JobFailed { .. } => ErrorKind::JobFailed,

@@ -188,7 +188,7 @@ impl Jobs {
         match self.store.insert(new).await {
             Ok(Inserted::New) => metrics::counter!("vespiary_jobs_accepted_total").increment(1),
             Ok(Inserted::Existing(existing)) if existing.removed.is_some() => {
-                return Err(Error::JobRemoved(existing.id));
+                return Err(Error::KeySpent(existing.id));
             }
             Ok(Inserted::Existing(existing)) => return Ok(*existing),
             Ok(Inserted::KeyReused) => return Err(Error::IdempotencyKeyReused),
@@ -432,7 +432,7 @@ mod tests {
         bench.jobs.finish(id, &well(), Pulse::default(), ()).await.unwrap();
         assert_eq!(start(again()).await.unwrap().id, id);
         bench.store.remove(id, Timestamp::now()).await.unwrap();
-        assert!(matches!(start(again()).await, Err(Error::JobRemoved(removed)) if removed == id));
+        assert!(matches!(start(again()).await, Err(Error::KeySpent(removed)) if removed == id));
         assert_eq!(*bench.runs.launched.lock().unwrap(), [id]);
     }
 
